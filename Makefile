@@ -1,0 +1,75 @@
+# Each target sets itself up: a virtual environment in .venv and the packages that it needs, installed once for a
+# pyproject.toml and a folder. Nothing is installed outside .venv.
+#
+#   make demo    train a spiking network on event data, with a picture of its spikes
+#   make test    all tests
+#   make lint    ruff: errors and format              make format  put right what ruff can
+#   make smoke   every example, in seconds            make bench   the benchmarks behind the README's numbers
+#   make clean   remove .venv and what tests and builds leave behind
+#
+# Another Python: make test PYTHON=python3.12. Some tests: make test ARGS="-k raster".
+
+VENV   ?= .venv
+PYTHON ?=
+DEMO   ?= examples/train_shd.py --demo
+BENCH  ?= agree step memory
+JOBS   ?= 2
+ARGS   ?=
+
+run   := $(VENV)/bin/python
+key   := $(shell { cat pyproject.toml; pwd; } | cksum | cut -d ' ' -f 1)
+basic := $(VENV)/.basic-$(key)
+dev   := $(VENV)/.dev-$(key)
+bench := $(VENV)/.bench-$(key)
+
+.PHONY: demo test lint format smoke bench clean
+.DEFAULT_GOAL := test
+
+demo: $(basic)
+	$(run) $(DEMO) $(ARGS)
+
+test: $(dev)
+	$(run) -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(dev)
+	$(run) -m ruff check .
+	$(run) -m ruff format --check .
+
+format: $(dev)
+	$(run) -m ruff check --fix .
+	$(run) -m ruff format .
+
+smoke: $(dev)
+	@set -e; for script in examples/[!_]*.py; do echo "== $$script --smoke"; $(run) $$script --smoke $(ARGS); done
+
+bench: $(bench)
+	@set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(run) benchmarks/$$name.py $(ARGS); done
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@tried="$(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)"; \
+	for python in $$tried; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    echo "Setting up $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv $(VENV) && touch $@; exit; \
+	  fi; \
+	done; \
+	echo "nsim needs Python 3.11, 3.12 or 3.13 with its venv module; none of these is one: $$tried." >&2; \
+	echo "Install one (on Debian and Ubuntu python3-venv too), or name it: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+# A finished installation takes the place of the stamps of earlier ones: what .venv holds is always that of the stamp.
+$(basic): $(VENV)/.made
+	$(run) -m pip install --disable-pip-version-check -e .
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $@
+
+$(dev): $(VENV)/.made
+	$(run) -m pip install --disable-pip-version-check -e ".[dev]"
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $(basic) $@
+
+$(bench): $(VENV)/.made
+	$(run) -m pip install --disable-pip-version-check -e ".[dev,bench]"
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $(basic) $(dev) $@

@@ -1,0 +1,111 @@
+"""From flat event arrays to sorted `Spikes`, batch by batch, without a dense frame."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from nsim.errors import EventError, EventWarning, ParameterError
+from nsim.events import Spikes, bins, index_dtype, tick
+from nsim.kernels.assemble import assemble
+
+
+class Batches:
+    """One epoch of batches; see `EventData.batches`."""
+
+    def __init__(
+        self, data, batch, *, dt, steps, shuffle, seed, transform, drop_last, binning, clamp, device, epoch
+    ):  # fmt: skip
+        for name, value, least in (("batch", batch, 1), ("seed", seed, 0), ("epoch", epoch, 0), ("steps", steps, 1)):
+            if (name != "steps" or value is not None) and (int(value) != value or value < least):
+                raise ParameterError(f"{name} = {value}: expected a whole number of at least {least}")
+        if len(data) == 0:
+            raise ParameterError(f"batches: no sample of {data.name} is left")
+        if drop_last and batch > len(data):
+            raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
+        bins(np.zeros(1, np.int64), dt, binning)  # checks both
+        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
+        self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
+        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
+        self.binning, self.clamp, self.device = binning, bool(clamp), device
+        self.steps = self._needed_steps() if steps is None else int(steps)
+        self.events = self.late = self.doubles = 0
+
+    def __len__(self):
+        return len(self.data) // self.batch if self.drop_last else -(-len(self.data) // self.batch)
+
+    def _needed_steps(self):
+        first, last = self._bounds(np.arange(len(self.data)))
+        ends = np.asarray(self.data.events.times)[(last - 1)[last > first]]
+        return int(bins(np.asarray([ends.max(initial=0)], np.int64), self.dt, self.binning)[0]) + 1
+
+    def _bounds(self, chosen):
+        index, starts = self.data.index[chosen], self.data.events.starts
+        return starts[index], starts[index + 1]
+
+    def __iter__(self):
+        order = np.arange(len(self.data))
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch, 0]).shuffle(order)  # batch k draws from [..., k + 1]
+        labels = self.data.labels
+        self.events = self.late = self.doubles = 0
+        try:
+            for k in range(len(self)):
+                chosen = order[k * self.batch : (k + 1) * self.batch]
+                spikes = self._assemble(chosen, k)
+                yield (spikes if self.device == "cpu" else spikes.to(self.device)), labels[chosen]
+        finally:
+            self._tell()
+
+    def _assemble(self, chosen, k):
+        events = self.data.events
+        first, last = self._bounds(chosen)
+        if self.transforms:
+            events = self._transformed(events, first, last, k)
+            first, last = events.starts[:-1], events.starts[1:]
+        indptr, indices, late, doubles = assemble(
+            events.times, events.units, first, last,
+            width=self.width, steps=self.steps, n=events.n, nearest=self.binning == "round", clamp=self.clamp,
+        )  # fmt: skip
+        self.events += int((last - first).sum())
+        self.late += int(late.sum())
+        self.doubles += int(doubles.sum())
+        return Spikes(indptr, indices, (len(chosen), self.steps, events.n), dt=self.dt, space=events.space)
+
+    def _transformed(self, events, first, last, k):
+        rng = np.random.default_rng([self.seed, self.epoch, k + 1])
+        starts = np.concatenate(([0], np.cumsum(last - first)))
+        pieces = [slice(a, z) for a, z in zip(first, last, strict=True)]
+        times = np.concatenate([events.times[piece] for piece in pieces])
+        units = np.concatenate([events.units[piece] for piece in pieces])
+        events = events._replace(times=times, units=units, starts=starts)
+        for transform in self.transforms:
+            events = transform(events, rng)
+        times, size = np.asarray(events.times), int(events.starts[-1])
+        if len(events.starts) != len(first) + 1 or not len(times) == len(events.units) == size:
+            raise EventError(
+                f"transform {transform}: {len(times)} times, {len(events.units)} units, starts up to {size}"
+            )
+        if times.dtype.kind != "i" or times.min(initial=0) < 0:
+            raise EventError(
+                f"transform {transform}: times of {times.dtype} from {times.min(initial=0)}; expected int >= 0"
+            )
+        if np.asarray(events.units).max(initial=0) >= events.n or np.asarray(events.units).min(initial=0) < 0:
+            raise EventError(f"transform {transform}: a unit lies outside 0 to {events.n - 1}")
+        return events._replace(units=np.asarray(events.units).astype(index_dtype(events.n), copy=False))
+
+    def _tell(self):
+        """Once for each data set and setting: a warning an epoch would not be read."""
+        setting = (self.dt, self.steps, self.binning, self.clamp, bool(self.transforms))
+        if setting in self.data.told or not (self.late or self.doubles):
+            return
+        self.data.told.add(setting)
+        fate = "only one of each is kept" if self.clamp else "each is counted"
+        warnings.warn(
+            f"{self.data.name}, {self.steps} steps of {self.dt:g} s: of {self.events:,} events {self.late:,} "
+            f"({self.late / self.events:.2%}) lie past the end and were left out; {self.doubles:,} "
+            f"({self.doubles / self.events:.2%}) share neuron and step with another, and {fate}",
+            EventWarning,
+            stacklevel=3,
+        )

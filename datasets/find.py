@@ -1,0 +1,98 @@
+"""Where data files lie: a folder that the user names, $NSIM_DATA, the cache, or else a checked download."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+from nsim.datasets import cache
+from nsim.errors import DataError
+
+TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a data set.
+
+    Parameters
+    ----------
+    what : str
+        For messages, for example "SHD (train)".
+    names : tuple of str
+        File names that will do, best first.
+    folders : tuple of str
+        Sub-folders to look in, besides the root itself; the first is where a download goes.
+    downloads : tuple of (file name, address, MD5)
+    """
+
+    what: str
+    names: tuple
+    folders: tuple
+    downloads: tuple = ()
+
+
+def find(source, root=None, download=True) -> Path:
+    """Path of a file of `source`.
+
+    Parameters
+    ----------
+    source : Source
+    root : path, optional
+        Look here and nowhere else. Default: $NSIM_DATA, then the cache, then a download into the cache.
+    download : bool
+        False never touches the network.
+
+    Raises
+    ------
+    DataError
+        If the file is not to be had; the message says where it was looked for and what can be done.
+    """
+    store = cache.folder() / "downloads"
+    if root is not None:
+        roots = [Path(root).expanduser()]
+    else:
+        roots = [Path(os.environ["NSIM_DATA"]).expanduser()] if os.environ.get("NSIM_DATA") else []
+        roots.append(store)
+    for top in roots:
+        for place in [top, *(top / folder for folder in source.folders)]:
+            for name in source.names:
+                if (place / name).is_file():
+                    return place / name
+    tried = []
+    if root is None and download:
+        for name, address, md5 in source.downloads:
+            try:
+                return _fetch(name, address, md5, store / source.folders[0])
+            except (OSError, ValueError) as error:
+                tried.append(f"{address}: {error}")
+    raise DataError(_missing(source, roots, store, root, tried))
+
+
+def _fetch(name, address, md5, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    loader = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=True)
+    path = pooch.retrieve(address, known_hash=f"md5:{md5}", fname=name, path=folder, downloader=loader)
+    return Path(path)
+
+
+def _missing(source, roots, store, root, tried):
+    looked = ", ".join(f"{top}{'' if top.is_dir() else ' (no such folder)'}" for top in roots)
+    lines = [
+        f"{source.what} was not found.",
+        f"  looked for: {', '.join(source.names)}",
+        f"  in: {looked}; there and in the sub-folders {', '.join(source.folders)}",
+        *(f"  download failed: {line}" for line in tried),
+    ]
+    if root is not None:
+        lines.append("  way out: correct root, or leave it off to search NSIM_DATA, the cache and the network")
+    else:
+        address = source.downloads[0][1] if source.downloads else "its publisher"
+        lines.append(
+            f"  way out: put one of these files into {store / source.folders[0]}, or let NSIM_DATA name the folder "
+            f"that holds it (it comes from {address}); nsim.datasets.Synthetic() needs no file"
+        )
+    return "\n".join(lines)

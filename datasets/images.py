@@ -1,0 +1,171 @@
+"""MNIST and Fashion-MNIST as latency-coded events: the brighter a pixel, the earlier its one spike."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from nsim.datasets import cache as store
+from nsim.datasets.archives import read_idx
+from nsim.datasets.find import Source, find
+from nsim.datasets.hdf5 import row_starts
+from nsim.datasets.recordings import EventData, Events
+from nsim.errors import DataError, ParameterError
+
+ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+PARTS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
+
+
+class FashionMNIST(EventData):
+    """Fashion-MNIST, latency-coded: 28 x 28 pixels, at most one spike each.
+
+    t = tau ln(x / (x - thr)) for x > thr, never otherwise: the time at which a leaky integrator of time constant tau,
+    charged by the constant current x in [0, 1], reaches thr.
+
+    Parameters
+    ----------
+    split : "train" or "test"
+    root : path, optional
+        Folder of the idx files (as published, .gz, or unpacked). Default: $NSIM_DATA, the cache, or a download.
+    tau : float, seconds
+    thr : float
+        Between 0 and 1.
+    download, cache : bool
+        See `SHD`.
+
+    `images` holds the pictures, uint8 [S, 28, 28]; the neurons have space (28, 28, 1).
+
+    Raises
+    ------
+    DataError
+        If no file can be had, or it is damaged or foreign.
+
+    Source: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747 (MIT licence); the code is that of Perez-Nieves & Goodman
+    2021, section 4, which adds a spike after the end of the run for pixels at or below thr: here they have none.
+    """
+
+    title, site = "Fashion-MNIST", ZALANDO
+    folders = ("FashionMNIST", "fashion-mnist", "fashion_mnist", "FashionMNIST/raw")
+    names = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    md5: ClassVar[dict] = {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    }
+
+    def __init__(self, split="train", root=None, *, tau=20e-3, thr=0.2, download=True, cache=True):
+        if split not in PARTS:
+            raise ParameterError(f'{self.title}: split = {split!r}; expected "train" or "test"')
+        if not (np.isfinite(tau) and tau > 0 and 0 < thr < 1):
+            raise ParameterError(f"{self.title}: tau = {tau}, thr = {thr}; expected tau > 0 seconds and 0 < thr < 1")
+        paths, digests = [], []
+        for kind in ("images-idx3", "labels-idx1"):
+            paths.append(find(self._file(f"{PARTS[split][0]}-{kind}-ubyte"), root, download))
+            digests.append(store.file_digests(paths[-1], cache))
+        fast = [fast for fast, _ in digests]
+        arrays = store.arrays(store.key("latency", *fast, tau, thr), lambda: _read(*paths, tau, thr), cache)
+        events = Events(arrays["times"], arrays["units"], arrays["starts"], (28, 28, 1))
+        super().__init__(
+            events, arrays["labels"], name=self._name(split, paths, digests, len(arrays["labels"])), classes=self.names
+        )
+        self.split_name, self.path, self._images = split, paths[0], arrays["images"]
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8 [len(self), 28, 28]"""
+        return np.asarray(self._images)[self.index]
+
+    def _file(self, stem):
+        return Source(
+            what=f"{self.title} ({stem})",
+            names=(f"{stem}.gz", stem),
+            folders=self.folders,
+            downloads=((f"{stem}.gz", f"{self.site}{stem}.gz", self.md5[stem]),),
+        )
+
+    def _name(self, split, paths, digests, count):
+        official = all(
+            self.md5[path.name.removesuffix(".gz")] == md5 for path, (_, md5) in zip(paths, digests, strict=True)
+        )
+        if official:
+            return self.title
+        if count < PARTS[split][1]:
+            return f"{self.title} subset ({count:,} of {PARTS[split][1]:,} {split} images)"
+        return f"{self.title} (unverified copy: {paths[0].name})"
+
+
+class MNIST(FashionMNIST):
+    """MNIST, latency-coded; see `FashionMNIST`.
+
+    Source: LeCun, Bottou, Bengio & Haffner 1998, Proceedings of the IEEE 86(11). MD5 as in torchvision.
+    """
+
+    title, site = "MNIST", OSSCI
+    folders = ("MNIST", "mnist", "MNIST/raw")
+    names = tuple(str(k) for k in range(10))
+    md5: ClassVar[dict] = {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    }
+
+
+def first_spike(x, tau=20e-3, thr=0.2) -> np.ndarray:
+    """Time to first spike in seconds, tau ln(x / (x - thr)), infinite where x <= thr.
+
+    Parameters
+    ----------
+    x : array, current in units of the threshold's scale
+    tau : float, seconds
+    thr : float
+    """
+    x = np.asarray(x, np.float64)
+    above = x > thr
+    return np.where(above, tau * np.log(x / np.where(above, x - thr, 1.0), where=above, out=np.zeros_like(x)), np.inf)
+
+
+def latency_events(images, tau=20e-3, thr=0.2) -> Events:
+    """Events of latency-coded pictures; see `FashionMNIST`.
+
+    Parameters
+    ----------
+    images : uint8 [S, H, W]
+        The current is pixel / 255.
+    tau : float, seconds
+    thr : float
+
+    Returns
+    -------
+    Events of space (H, W, 1), a sample's in order of time and unit.
+    """
+    count, height, width = images.shape
+    seconds = first_spike(np.arange(256) / 255.0, tau, thr)
+    bright = np.isfinite(seconds)
+    table = np.zeros(256, np.int32)
+    table[bright] = np.rint(seconds[bright] * 1e6)
+    flat = images.reshape(count, height * width)
+    order = np.argsort(255 - flat, axis=1, kind="stable")  # brightest first; equal pixels in order of unit
+    pixels = np.take_along_axis(flat, order, axis=1)
+    keep = bright[pixels]
+    times, units = table[pixels[keep]], order[keep].astype(np.uint16 if height * width < 65_536 else np.uint32)
+    return Events(times, units, row_starts(keep.sum(axis=1)), (height, width, 1))
+
+
+def _read(images_path, labels_path, tau, thr):
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or len(labels) == 0:
+        raise DataError(
+            f"{images_path}: pictures {images.shape} and labels {labels.shape}; expected [S, 28, 28] and [S]"
+        )
+    if labels.max() > 9:
+        k = int(np.argmax(labels > 9))
+        raise DataError(f"{labels_path}: sample {k} has label {labels[k]}; expected 0 to 9")
+    events = latency_events(images, tau, thr)
+    return {
+        "times": events.times, "units": events.units, "starts": events.starts,
+        "labels": labels.astype(np.int64), "images": images,
+    }  # fmt: skip

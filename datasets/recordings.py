@@ -1,0 +1,212 @@
+"""Labelled recordings of events in flat arrays, and ways to choose among them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nsim.datasets.batches import Batches
+from nsim.errors import DataError, ParameterError, ShapeError
+
+
+class Events(NamedTuple):
+    """Events of some samples, flat; what transforms take and give.
+
+    times : int32 [E], microseconds, not negative; sample b has events starts[b] to starts[b + 1] - 1
+    units : uint16 or uint32 [E]
+    starts : int64 [B + 1]
+    space : tuple, shape of the neurons, (N,) or (H, W, C)
+    """
+
+    times: np.ndarray
+    units: np.ndarray
+    starts: np.ndarray
+    space: tuple
+
+    @property
+    def n(self) -> int:
+        return int(np.prod(self.space))
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The sample of each event, int64 [E]."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def keep(self, which) -> Events:
+        """Only the events where `which` (bool [E]) is true."""
+        counts = np.concatenate(([0], np.cumsum(which)))
+        return Events(self.times[which], self.units[which], counts[self.starts], self.space)
+
+
+class EventData:
+    """A data set of labelled event recordings.
+
+    Parameters
+    ----------
+    events : Events
+        All recordings; times ascend within a sample.
+    labels : int64 [S]
+    name : str
+        Says which data these are, as results on them should be quoted.
+    classes : sequence of str
+        Names of the classes; labels are 0 to len(classes) - 1.
+    speakers : int64 [S], optional
+    index : int64 [K], optional
+        The samples that belong to this data set, in its order. Default all.
+
+    Raises
+    ------
+    ShapeError
+        If numbers of recordings, labels and speakers disagree.
+
+    Attributes: `name`, `classes`, `n_classes`, `n` (neurons), `space`, `labels`, `speakers` (or None), `index`.
+    """
+
+    def __init__(self, events, labels, *, name, classes, speakers=None, index=None):
+        if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
+            people = "no" if speakers is None else len(speakers)
+            raise ShapeError(f"{name}: {len(events.starts) - 1} recordings, {len(labels)} labels, {people} speakers")
+        self.events, self.name, self.classes = events, name, tuple(classes)
+        self.n, self.space = events.n, events.space
+        self._labels, self._speakers = np.asarray(labels, np.int64), speakers
+        self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
+        self.told = set()
+
+    def __len__(self):
+        return len(self.index)
+
+    def __repr__(self):
+        size = f"{len(self):,} samples of {self.n} units, {self.n_classes} classes, {self.n_events:,} events"
+        return f"<{self.name}: {size}>"
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [len(self)]"""
+        return self._labels[self.index]
+
+    @property
+    def speakers(self):
+        """int64 [len(self)], or None where speakers are not known."""
+        return None if self._speakers is None else np.asarray(self._speakers)[self.index]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of events of each sample, int64 [len(self)]."""
+        starts = self.events.starts
+        return starts[self.index + 1] - starts[self.index]
+
+    @property
+    def n_events(self) -> int:
+        return int(self.sizes.sum())
+
+    def __getitem__(self, i):
+        """Times (float64, seconds), units and label of one sample."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i}: {self.name} has {len(self)} samples")
+        first, last = self.events.starts[self.index[i]], self.events.starts[self.index[i] + 1]
+        return self.events.times[first:last] * 1e-6, np.asarray(self.events.units[first:last]), int(self.labels[i])
+
+    def subset(self, indices) -> EventData:
+        """The samples with these numbers (counted in this data set), in this order."""
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise ParameterError(
+                f"subset: indices of type {indices.dtype} and shape {indices.shape}; expected whole numbers [K]"
+            )
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise ParameterError(
+                f"subset: indices {indices.min()} to {indices.max()}; {self.name} has {len(self)} samples"
+            )
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.index = self.index[indices]
+        return part
+
+    def split(self, fraction, seed=0) -> tuple[EventData, EventData]:
+        """Two parts (rest, held out), with `fraction` of each class held out at random."""
+        _check_fraction(fraction)
+        rng = np.random.default_rng([seed, len(self)])
+        held = np.zeros(len(self), bool)
+        labels = self.labels
+        for label in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            held[members[: round(fraction * len(members))]] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def split_by_speaker(self, held_out=0.1, seed=0) -> tuple[EventData, EventData]:
+        """Two parts (rest, held out) without a common speaker.
+
+        Parameters
+        ----------
+        held_out : float, or sequence of int
+            Fraction of the speakers, at least one of them, drawn with `seed`; or the speakers themselves.
+
+        Raises
+        ------
+        DataError
+            If speakers are not known.
+        ParameterError
+            If the fraction is not within 0 and 1, a speaker is unknown, or a part would be empty.
+        """
+        if self.speakers is None:
+            raise DataError(f"{self.name} does not say who speaks; use split(fraction) instead")
+        known = np.unique(self.speakers)
+        if np.ndim(held_out) == 0:
+            _check_fraction(held_out)
+            count = min(max(1, round(held_out * len(known))), len(known) - 1)
+            held_out = np.random.default_rng([seed, len(known)]).permutation(known)[:count]
+        strange = np.setdiff1d(held_out, known)
+        if strange.size:
+            raise ParameterError(f"speaker {strange[0]} is not in {self.name}; it has {known.tolist()}")
+        held = np.isin(self.speakers, held_out)
+        if held.all() or not held.any():
+            raise ParameterError(f"holding out {list(held_out)} of speakers {known.tolist()} leaves a part empty")
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def batches(
+        self, batch, *, dt, steps=None, shuffle=False, seed=0, transform=None, drop_last=False,
+        binning="floor", clamp=False, device="cpu", epoch=0,
+    ) -> Batches:  # fmt: skip
+        """Batches of events for one epoch: an iterable with a length, of (Spikes [B, T, N], labels int64 [B]).
+
+        Parameters
+        ----------
+        batch : int
+            B; the last batch may be smaller unless `drop_last`.
+        dt : float, seconds
+        steps : int, optional
+            T. Default: enough for the last event of all samples.
+        shuffle : bool
+        seed, epoch : int
+            The same pair gives the same batches, bit for bit.
+        transform : callable or list of them, optional
+            Applied to the events of each batch before binning; see nsim.datasets.transforms.
+        binning : "floor" or "round"
+            Step of an event: whole steps passed, or the nearest step as in Perez-Nieves & Goodman 2021.
+        clamp : bool
+            Keep one event of those that share neuron and step (the paper's setting for training).
+        device : str
+            Other than "cpu": each batch goes through `Spikes.to(device)`.
+
+        The result counts as it goes: `.events` read, `.late` (at or after T, left out), `.doubles` (share neuron and
+        step with another). Their sums are told in one EventWarning the first time that a data set meets a setting.
+
+        Raises
+        ------
+        ParameterError
+            If a number or option is impossible, or no sample is left.
+        """
+        return Batches(
+            self, batch, dt=dt, steps=steps, shuffle=shuffle, seed=seed, transform=transform, drop_last=drop_last,
+            binning=binning, clamp=clamp, device=device, epoch=epoch,
+        )  # fmt: skip
+
+
+def _check_fraction(fraction):
+    if not 0 < fraction < 1:
+        raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")

@@ -1,0 +1,61 @@
+"""Devices, and the compiled sweeps of each neuron model on them."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import nullcontext
+from functools import cache, lru_cache
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from nsim.errors import DeviceError
+from nsim.kernels import batch, readout, sweep
+
+PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
+
+
+def check_device(device: str) -> str:
+    """The name of a device that this installation has, or a DeviceError that says what is missing."""
+    if device not in PACKAGES:
+        raise DeviceError(f"device {device!r}: expected one of {', '.join(PACKAGES)}")
+    if importlib.util.find_spec(PACKAGES[device]) is None:
+        raise DeviceError(
+            f"device {device!r} needs the package {PACKAGES[device]}, which this installation does not have"
+        )
+    return device
+
+
+_compiled = {}
+
+
+def compiled(neuron, dtype, direction: str, history: bool = False):
+    """The kernel of a model's sweep, "forward" or "backward". Built once for each variant of a model and dtype."""
+    # The forward sweep is the same whatever the gradient leaves out.
+    variant = neuron.variant if direction == "backward" else neuron.forward_variant
+    key = (type(neuron), variant, np.dtype(dtype), direction, history)
+    if key not in _compiled:
+        module = sweep if neuron.spiking else readout
+        scalar = np.dtype(dtype).type
+        make = module.make_forward if direction == "forward" else module.make_backward
+        sizes = (len(neuron.states), len(neuron.parameters))
+        extra = () if direction == "forward" else (history,)
+        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra)
+    return _compiled[key]
+
+
+@lru_cache(maxsize=64)
+def compiled_surrogate(surrogate, dtype):
+    """Kernel of one surrogate object."""
+    scalar = np.dtype(dtype).type
+    return batch.make_surrogate(surrogate.function(scalar(1)), scalar)
+
+
+@cache
+def _blas():
+    return ThreadpoolController()
+
+
+def single_threaded_blas(used: bool):
+    """Context for a sweep that calls BLAS from its own threads: each call then runs on its caller alone."""
+    return _blas().limit(limits=1, user_api="blas") if used else nullcontext()

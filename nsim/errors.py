@@ -1,0 +1,37 @@
+"""The exceptions of nsim. Each message names the offending value and the way out."""
+
+
+class NsimError(Exception):
+    """Base class of every exception that nsim raises on its own account."""
+
+
+class ShapeError(NsimError, ValueError):
+    """An array or a batch of events has the wrong shape or axis order."""
+
+
+class EventError(NsimError, ValueError):
+    """Events lie outside their unit, time or sample range."""
+
+
+class DataError(NsimError, ValueError):
+    """A file is missing, truncated, of another format, or does not match its checksum."""
+
+
+class ParameterError(NsimError, ValueError):
+    """A parameter (time constant, threshold, weight, option) has an impossible value."""
+
+
+class GradientError(NsimError, RuntimeError):
+    """A backward pass was asked for that the tape cannot make."""
+
+
+class TrainingError(NsimError, RuntimeError):
+    """Training cannot go on: a loss or a weight is no longer finite."""
+
+
+class DeviceError(NsimError, RuntimeError):
+    """A device was asked for that this machine or installation does not have."""
+
+
+class EventWarning(UserWarning):
+    """Events were left out of a batch, and the message says how many and why."""

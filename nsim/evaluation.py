@@ -1,0 +1,151 @@
+"""Evaluation of a net over a data set, and the sums over batches that training keeps too."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nsim import losses
+from nsim.errors import DataError
+from nsim.tape import no_grad
+
+LAYERED = ("spikes_per_neuron", "active_fraction", "density")  # lists over the hidden spiking layers
+
+
+@dataclass
+class Result:
+    """What `evaluate` found.
+
+    accuracy : float, fraction of the samples; loss : float, mean over the samples
+    predictions, labels : int64 [S], in the order of the data
+    confusion : int64 [C, C], samples of true class (row) taken for a class (column)
+    spikes_per_neuron : list of float, spikes for each neuron and sample of each hidden spiking layer
+    """
+
+    accuracy: float
+    loss: float
+    predictions: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    confusion: np.ndarray = field(repr=False)
+    spikes_per_neuron: list[float]
+
+
+def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning="floor") -> Result:
+    """Run a net over a data set in evaluation mode, without a tape.
+
+    Parameters
+    ----------
+    net : nsim.nn.Sequential
+    data : data set with `.batches(batch, dt=, steps=, ...)`, read in its own order
+    batch : int, samples
+    dt : float, seconds; steps : int
+    loss : function (output, labels) -> Tensor, default `losses.cross_entropy`
+    clamp, binning : passed on to `data.batches`
+        Whether to keep at most one event for each neuron and step; "floor" or "round".
+
+    Raises
+    ------
+    DataError
+        If the data set is empty.
+    """
+    loss, totals = with_lengths(loss), Totals(net)
+    training = net.training
+    net.eval()
+    try:
+        with no_grad():
+            for spikes, labels in batches_of(data, batch, dt, steps, clamp, binning):
+                output, hidden = net(spikes, hidden=True)
+                value = loss(output, labels, spikes.lengths).item()
+                totals.add(spikes, labels, output, hidden, value)
+    finally:
+        net.train(training)
+    totals.check()
+    predictions, labels = np.concatenate(totals.predictions), np.concatenate(totals.labels)
+    confusion = np.zeros((totals.classes, totals.classes), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    means = totals.means()
+    return Result(means["accuracy"], means["loss"], predictions, labels, confusion, means["spikes_per_neuron"])
+
+
+class Totals:
+    """Sums over the batches of an epoch."""
+
+    def __init__(self, net):
+        self.bands = [layer.neuron.band for layer in net if hasattr(layer, "neuron") and layer.neuron.spiking]
+        self.samples = self.classes = self.right = 0
+        self.loss = self.penalty = 0.0
+        self.predictions, self.labels = [], []
+        self.events, self.active, self.sites, self.neurons = (np.zeros(len(self.bands)) for _ in range(4))
+        self.layers = 0
+
+    def add(self, spikes, labels, output, hidden, loss, penalty=0.0):
+        scores = _class_scores(output, spikes.lengths)
+        labels = losses.check_labels(labels, *scores.shape)
+        predictions = scores.argmax(axis=1)
+        self.predictions.append(predictions)
+        self.labels.append(labels)
+        self.classes, self.layers = scores.shape[1], len(hidden)
+        self.samples += len(labels)
+        self.right += int((predictions == labels).sum())
+        self.loss += loss * len(labels)
+        self.penalty += penalty * len(labels)
+        for k, layer in enumerate(hidden):
+            self.events[k] += layer.n_events
+            self.active[k] += _active_sites(layer, self.bands[k])
+            self.sites[k] += np.prod(layer.shape)
+            self.neurons[k] += layer.shape[0] * layer.shape[2]
+
+    def check(self):
+        if not self.samples:
+            raise DataError("the data set gave no batch; it is empty, or its selection of samples is")
+
+    def means(self):
+        own = slice(self.layers)
+        layered = (
+            self.events[own] / self.neurons[own],
+            self.active[own] / self.sites[own],
+            self.events[own] / self.sites[own],
+        )
+        scores = {"loss": self.loss, "penalty": self.penalty, "accuracy": self.right}
+        means = {key: value / self.samples for key, value in scores.items()}
+        return means | {key: values.tolist() for key, values in zip(LAYERED, layered, strict=True)}
+
+    def line(self):
+        means = self.means()
+        spikes = "/".join(f"{value:.3g}" for value in means["spikes_per_neuron"]) or "-"
+        return f"loss {means['loss']:.4f}, accuracy {means['accuracy']:.1%}, spikes/neuron {spikes}"
+
+
+def batches_of(data, batch, dt, steps, clamp, binning, **options):
+    """The batches of a data set; clamp and binning are passed only where they differ from the default."""
+    special = {"clamp": clamp} if clamp else {}
+    special |= {} if binning == "floor" else {"binning": binning}
+    return data.batches(batch, dt=dt, steps=steps, **special, **options)
+
+
+def with_lengths(loss):
+    """The loss as a function of (output, labels, lengths); lengths are passed on to a loss that takes them."""
+    loss = losses.cross_entropy if loss is None else loss
+    if "lengths" in inspect.signature(loss).parameters:
+        return lambda output, labels, lengths: loss(output, labels, lengths=lengths)
+    return lambda output, labels, lengths: loss(output, labels)
+
+
+def _class_scores(output, lengths):
+    """[B, C] from a readout, a readout at every step (its sum over true steps) or spikes (their counts)."""
+    scores = (output.counts() if hasattr(output, "counts") else output).data
+    if scores.ndim == 3:
+        scores = np.where(losses.step_mask(lengths, *scores.shape[:2])[:, :, None], scores, 0).sum(axis=1)
+    return scores
+
+
+def _active_sites(spikes, band):
+    """Sites of a layer inside its band; NaN where none were kept, outside training."""
+    active = spikes.active
+    if active is None:
+        return np.nan
+    if not active.dense or band is None:
+        return active.u.size
+    return sum(np.count_nonzero(np.abs(u) < band) for u in active.u)

@@ -1,0 +1,333 @@
+"""Spikes: a batch of events in compressed rows, one row for each (sample, step)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsim.errors import EventError, EventWarning, ParameterError, ShapeError
+from nsim.kernels.assemble import rows_from_events
+
+
+def index_dtype(n: int) -> np.dtype:
+    """The smallest type of `Spikes.indices` for n neurons: uint16 below 65,536, else uint32."""
+    return np.dtype(np.uint16 if n < 65_536 else np.uint32)
+
+
+def tick(dt: float) -> int:
+    """A step of dt seconds in whole microseconds, the unit of all binning."""
+    if not np.isfinite(dt) or dt <= 0:
+        raise ParameterError(f"dt = {dt}: a step must be positive and finite, in seconds (for example 1e-3)")
+    us = int(np.rint(1e6 * dt))
+    if us < 1:
+        raise ParameterError(f"dt = {dt} s is shorter than a microsecond, the resolution of event times")
+    return us
+
+
+def microseconds(times: np.ndarray) -> np.ndarray:
+    """Event times in seconds (any float type) as int64 microseconds, rounded to nearest.
+
+    Widened to float64 before scaling: float16 seconds overflow when scaled first.
+    """
+    times = np.asarray(times)
+    if times.dtype.kind != "f":
+        raise EventError(f"event times have dtype {times.dtype}; give seconds as floats (microseconds: times * 1e-6)")
+    wide = times.astype(np.float64)
+    bad = ~np.isfinite(wide) | (wide < 0)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise EventError(f"event {k} has time {wide[k]}: times must be finite and not negative, in seconds from t = 0")
+    return np.rint(wide * 1e6).astype(np.int64)
+
+
+@dataclass
+class Active:
+    """The sites of a layer inside its band, and u = v - threshold there (float32).
+
+    Listed form: `indptr` int64 [B*T + 1], `indices` as in Spikes, `u` [number of sites].
+    Dense form: `indptr` and `indices` are None, `u` [B, T, N] holds all sites; the active ones have |u| < band.
+    """
+
+    indptr: np.ndarray | None
+    indices: np.ndarray | None
+    u: np.ndarray
+    band: float = np.inf
+
+    @property
+    def dense(self) -> bool:
+        return self.indptr is None
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return [a for a in (self.indptr, self.indices, self.u) if a is not None]
+
+
+class Spikes:
+    """A batch of events [B, T, N] in compressed rows.
+
+    Row b*T + t lists the neurons of sample b that spike at step t: `indices[indptr[row]:indptr[row + 1]]`,
+    ascending. A repeated index is an event counted twice. The same events always give the same bits.
+
+    Parameters
+    ----------
+    indptr : int64 [B*T + 1]
+        Row pointers. Trusted, like `indices`: use `from_dense` or `from_events` for data from outside.
+    indices : uint16 or uint32 [number of events]
+        Neurons, ascending within a row; uint16 below 65,536 neurons.
+    shape : (B, T, N)
+    dt : float, seconds
+        Length of a step.
+    values : float32 [number of events], optional
+        Graded events; None means 1 each.
+    space : tuple, optional
+        Shape of the N neurons: (N,) or (H, W, C), channels last. Default (N,).
+    lengths : int64 [B], optional
+        True number of steps of each sample, 1 to T; readouts and losses honour it.
+        A cut that begins past the end of a sample has 0 there.
+    active : Active, optional
+        The active set, carried by the output of a layer.
+
+    Source: nsim's own format; the active set is that of Perez-Nieves & Goodman 2021, section 3.2.
+    """
+
+    def __init__(self, indptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None):
+        self.shape = tuple(int(k) for k in shape)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ShapeError(f"Spikes of shape {shape}: expected [B, T, N] with at least one of each")
+        batch, steps, n = self.shape
+        if len(indptr) != batch * steps + 1:
+            raise ShapeError(f"Spikes of shape {self.shape}: indptr has {len(indptr)} entries, not B*T + 1")
+        self.dt = float(dt)
+        tick(self.dt)
+        self.indptr, self.indices, self.values = indptr, indices, values
+        self.space = (n,) if space is None else tuple(int(k) for k in space)
+        if int(np.prod(self.space)) != n:
+            raise ShapeError(f"space {self.space} has {int(np.prod(self.space))} neurons, the events have {n}")
+        self.lengths = lengths
+        self.active = active
+        self.node = None
+        self.grad = None
+        self.requires_grad = False
+
+    @classmethod
+    def from_dense(cls, a, dt, *, space=None, lengths=None):
+        """Spikes from an array of counts.
+
+        Parameters
+        ----------
+        a : array [B, T, N] or [B, T, H, W, C]
+            Non-negative whole counts become repeated events; other values (graded events) become `values`.
+        dt : float, seconds
+
+        Raises
+        ------
+        ShapeError, EventError
+            If `a` has another number of axes, is empty, or holds NaN or infinity.
+        """
+        a = np.asarray(a)
+        if a.ndim == 5 and space is None:
+            space = a.shape[2:]
+        if a.ndim not in (3, 5) or a.size == 0:
+            raise ShapeError(
+                f"from_dense: array of shape {a.shape}; expected counts [B, T, N] or [B, T, H, W, C], not empty"
+            )
+        a = a.reshape(a.shape[0], a.shape[1], -1)
+        if a.dtype.kind == "f" and not np.isfinite(a).all():
+            b, t, k = np.argwhere(~np.isfinite(a))[0]
+            raise EventError(f"from_dense: {a[b, t, k]} at sample {b}, step {t}, neuron {k}; counts must be finite")
+        batch, steps, n = a.shape
+        rows = a.reshape(batch * steps, n)
+        row, unit = np.nonzero(rows)
+        amount = rows[row, unit]
+        values = None
+        if amount.size and (amount.min() < 0 or np.any(amount != np.floor(amount))):
+            values = amount.astype(np.float32)
+        else:
+            repeat = amount.astype(np.int64)
+            row, unit = np.repeat(row, repeat), np.repeat(unit, repeat)
+        indptr = np.zeros(batch * steps + 1, np.int64)
+        np.cumsum(np.bincount(row, minlength=batch * steps), out=indptr[1:])
+        return cls(
+            indptr,
+            unit.astype(index_dtype(n)),
+            a.shape,
+            dt=dt,
+            values=values,
+            space=space,
+            lengths=_checked(lengths, a.shape),
+        )
+
+    @classmethod
+    def from_events(cls, samples, times, units, *, batch, n, steps, dt, binning="floor", space=None, lengths=None):
+        """Spikes from a flat list of events, in any order.
+
+        Parameters
+        ----------
+        samples : int array [E], 0 to batch - 1
+        times : float array [E], seconds from t = 0, not negative
+        units : int array [E], 0 to n - 1
+        batch, n, steps : int
+            B, N and T of the result.
+        dt : float, seconds
+            Length of a step; the step of an event is rint(1e6 time) // rint(1e6 dt).
+        binning : "floor" or "round"
+            "round" takes the nearest step instead, as the code of Perez-Nieves & Goodman 2021 does.
+
+        Events at or after steps * dt are left out, with an `EventWarning` that counts them.
+
+        Raises
+        ------
+        EventError, ShapeError, ParameterError
+            If arrays differ in length, or a sample, unit or time is out of range.
+        """
+        samples, units = np.asarray(samples), np.asarray(units)
+        us = microseconds(times)
+        if not samples.shape == us.shape == units.shape or us.ndim != 1:
+            raise ShapeError(
+                f"from_events: samples {samples.shape}, times {us.shape}, units {units.shape}; expected three [E]"
+            )
+        for name, a, bound in (("sample", samples, batch), ("unit", units, n)):
+            if a.size and a.dtype.kind not in "iu":
+                raise EventError(f"from_events: {name}s have dtype {a.dtype}; expected integers")
+            wrong = (a < 0) | (a >= bound)
+            if wrong.any():
+                k = int(np.argmax(wrong))
+                raise EventError(f"from_events: event {k} has {name} {a[k]}; expected 0 to {bound - 1}")
+        samples, units = samples.astype(np.int64), units.astype(index_dtype(n))
+        if samples.size and np.any(np.diff(samples) < 0):
+            order = np.argsort(samples, kind="stable")
+            samples, us, units = samples[order], us[order], units[order]
+        starts = np.searchsorted(samples, np.arange(batch + 1))
+        indptr, indices, late = rows_from_events(starts, bins(us, dt, binning), units, steps, n)
+        if late:
+            warnings.warn(
+                f"{late} of {us.size} events lie at or after {steps} steps of {dt} s and were left out; "
+                f"give steps >= {int(bins(us, dt, binning).max()) + 1} to keep them",
+                EventWarning,
+                stacklevel=2,
+            )
+        shape = (batch, steps, n)
+        return cls(indptr, indices, shape, dt=dt, space=space, lengths=_checked(lengths, shape))
+
+    def to_dense(self) -> np.ndarray:
+        """Counts (or sums of values), float32 [B, T, N]."""
+        batch, steps, n = self.shape
+        key = self.rows().astype(np.int64) * n + self.indices
+        dense = np.bincount(key, weights=self.values, minlength=batch * steps * n)
+        return dense.astype(np.float32).reshape(self.shape)
+
+    def rows(self) -> np.ndarray:
+        """The row b*T + t of each event, int64 [number of events]."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def sample(self, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and neurons of the events of sample b, in order of time."""
+        batch, steps, _ = self.shape
+        if not 0 <= b < batch:
+            raise EventError(f"sample {b}: this batch has samples 0 to {batch - 1}")
+        first, last = b * steps, (b + 1) * steps
+        events = slice(self.indptr[first], self.indptr[last])
+        return np.repeat(np.arange(steps), np.diff(self.indptr[first : last + 1])), self.indices[events]
+
+    def cut(self, start: int, stop: int) -> Spikes:
+        """Steps start to stop of every sample, without the tape."""
+        batch, steps, n = self.shape
+        if not 0 <= start < stop <= steps:
+            raise ShapeError(f"cut({start}, {stop}): expected 0 <= start < stop <= {steps} steps")
+        rows = (np.arange(batch)[:, None] * steps + np.arange(start, stop)).ravel()
+        indptr, kept = _picked(self.indptr, rows)
+        values = None if self.values is None else self.values[kept]
+        shape = (batch, stop - start, n)
+        lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, stop - start)
+        return Spikes(indptr, self.indices[kept], shape, dt=self.dt, values=values, space=self.space, lengths=lengths)
+
+    @property
+    def n_events(self) -> int:
+        return len(self.indices)
+
+    @property
+    def density(self) -> float:
+        """Events for each site: n_events / (B T N)."""
+        return self.n_events / float(np.prod(self.shape))
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        own = [a for a in (self.indptr, self.indices, self.values, self.lengths) if a is not None]
+        return own + (self.active.arrays if self.active is not None else [])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, the active set included."""
+        return sum(a.nbytes for a in self.arrays)
+
+    def detach(self) -> Spikes:
+        """The same events, cut off from the tape and without the active set."""
+        return Spikes(
+            self.indptr,
+            self.indices,
+            self.shape,
+            dt=self.dt,
+            values=self.values,
+            space=self.space,
+            lengths=self.lengths,
+        )
+
+    def __repr__(self):
+        b, t, n = self.shape
+        return f"Spikes([B={b}, T={t}, N={n}], dt={self.dt:g} s, {self.n_events:,} events, density {self.density:.3%})"
+
+
+def join(first: Spikes, second: Spikes) -> Spikes:
+    """`second` after `first` in time, sample by sample."""
+    (batch, t1, n), t2 = first.shape, second.shape[1]
+    if second.shape[0] != batch or second.shape[2] != n or second.dt != first.dt:
+        raise ShapeError(f"join: {first!r} and {second!r} differ in more than their steps")
+    graded = first.values is not None or second.values is not None
+    order = np.arange(batch)[:, None]
+    rows = np.concatenate([order * t1 + np.arange(t1), batch * t1 + order * t2 + np.arange(t2)], axis=1).ravel()
+    indptr, kept = _picked(np.concatenate([first.indptr, first.indptr[-1] + second.indptr[1:]]), rows)
+    values = None
+    if graded:
+        parts = [np.ones(s.n_events, np.float32) if s.values is None else s.values for s in (first, second)]
+        values = np.concatenate(parts)[kept]
+    indices = np.concatenate([first.indices, second.indices])[kept]
+    return Spikes(indptr, indices, (batch, t1 + t2, n), dt=first.dt, values=values, space=second.space)
+
+
+def empty(batch: int, steps: int, n: int, dt: float) -> Spikes | None:
+    """A batch without events; None for no steps."""
+    if steps == 0:
+        return None
+    return Spikes(np.zeros(batch * steps + 1, np.int64), np.empty(0, index_dtype(n)), (batch, steps, n), dt=dt)
+
+
+def _picked(indptr, rows):
+    """Row pointers of the chosen rows, and the places of their events."""
+    sizes = indptr[rows + 1] - indptr[rows]
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    return ends, np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], sizes)
+
+
+def bins(us: np.ndarray, dt: float, binning: str) -> np.ndarray:
+    """Step of each time (int64 microseconds): whole steps passed ("floor") or the nearest step ("round")."""
+    width = tick(dt)
+    if binning == "floor":
+        return us // width
+    if binning == "round":
+        return np.rint(us / width).astype(np.int64)
+    raise ParameterError(f'binning = {binning!r}: expected "floor" or "round"')
+
+
+def _checked(lengths, shape):
+    """Lengths that a user gave, as int64 [B]."""
+    if lengths is None:
+        return None
+    batch, steps, _ = shape
+    lengths = np.asarray(lengths, np.int64)
+    if lengths.shape != (batch,):
+        raise ShapeError(f"lengths of shape {lengths.shape}: expected one number of steps for each of {batch} samples")
+    if lengths.min() < 1 or lengths.max() > steps:
+        raise ShapeError(f"lengths from {lengths.min()} to {lengths.max()}: expected 1 to {steps} steps")
+    return lengths

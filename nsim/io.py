@@ -1,0 +1,333 @@
+"""Saved nets and weights: HDF5 without pickle, written whole or not at all, and checked before it is read.
+
+A file of `save` is an HDF5 file (any HDF5 tool reads it) behind a block of 512 bytes, which holds the format's version
+and the SHA-256 of all that follows. It is checked first, so that a damaged file never reaches the HDF5 library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from nsim import nn, optim
+from nsim.errors import DataError, NsimError, ParameterError
+
+VERSION = 1
+BLOCK = 512
+MAGIC = b"nsim file, version "
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def save(path, net, opt=None, **meta):
+    """Write a net, an optimiser's state and anything else to one file.
+
+    The file is written under a temporary name beside `path`, brought to the disk and renamed, so that `path` is at
+    every moment the old file or the new one, whole.
+
+    Parameters
+    ----------
+    path : path
+        Replaced if it exists.
+    net : nsim.nn.Module
+    opt : nsim.optim.Optimizer, optional
+        Its parameters must be the net's.
+    meta
+        Arrays of numbers, or anything that JSON can hold (tuples come back as lists).
+
+    Raises
+    ------
+    ParameterError
+        If an entry of `meta` is neither, or `opt` moves a parameter that `net` does not have.
+    DataError
+        If the file cannot be written; `path` is then as it was before.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w", userblock_size=BLOCK) as file:
+        file["net"] = json.dumps(net.describe())
+        _write_arrays(file.create_group("parameters"), net.state_dict())
+        if opt is not None:
+            group = file.create_group("optimizer")
+            group["description"] = json.dumps(opt.describe())
+            group["names"] = json.dumps(shared_names(net, opt))
+            _write_arrays(group.create_group("state"), opt.state_dict())
+        _write_meta(file, meta)
+    body = image.getvalue()[BLOCK:]
+    _replace(Path(path), _header(body) + body)
+
+
+def load(path):
+    """Read a file of `save`.
+
+    Returns
+    -------
+    net : nsim.nn.Module, built anew
+    opt : nsim.optim.Optimizer or None, on the parameters of `net`
+    meta : dict
+
+    Raises
+    ------
+    DataError
+        If the file is missing, truncated, damaged, foreign, of a later version, or does not fit its own description.
+    """
+    with _opened(path) as file:
+        description = json.loads(_text(file, "net", path))
+        try:
+            net = nn.build(description)
+        except NsimError as error:
+            raise DataError(f"{path}: its net cannot be built: {error}") from error
+        _fill(path, net, _arrays(file["parameters"]))
+        opt = None
+        if "optimizer" in file:
+            group, named = file["optimizer"], net.named_parameters()
+            names = json.loads(_text(group, "names", path))
+            description = json.loads(_text(group, "description", path))
+            opt = optim.build(description, {own: named[name] for own, name in names.items()})
+            opt.load_state_dict(_arrays(group["state"]))
+        return net, opt, _read_meta(file, path)
+
+
+def restore(path, net, opt=None) -> dict:
+    """Read a file of `save` into a net, and an optimiser, that exist already.
+
+    Returns
+    -------
+    dict, the file's meta.
+
+    Raises
+    ------
+    DataError
+        As `load`; and if the file holds another net, or another optimiser, than the ones given.
+    """
+    with _opened(path) as file:
+        theirs, ours = json.loads(_text(file, "net", path)), json.loads(json.dumps(net.describe()))
+        if theirs != ours:
+            raise DataError(f"{path} holds another net: {_difference(theirs, ours)}")
+        if opt is not None:
+            if "optimizer" not in file:
+                raise DataError(f"{path} holds no optimiser; load it with nsim.load, or save it with opt")
+            names = json.loads(_text(file["optimizer"], "names", path))
+            kind = json.loads(_text(file["optimizer"], "description", path))["kind"]
+            if kind != type(opt).__name__ or names != shared_names(net, opt):
+                raise DataError(
+                    f"{path} holds the state of {kind} over {len(names)} parameters; the optimiser here is {opt}"
+                )
+        _fill(path, net, _arrays(file["parameters"]))
+        if opt is not None:
+            opt.load_state_dict(_arrays(file["optimizer"]["state"]))
+        return _read_meta(file, path)
+
+
+def read_meta(path) -> dict:
+    """The meta of a file of `save`, without its net. Raises DataError as `load` does."""
+    with _opened(path) as file:
+        return _read_meta(file, path)
+
+
+def read_weights(path) -> dict[str, np.ndarray]:
+    """Arrays by name from a file of `save` (its parameters), any HDF5, .npz or .safetensors file.
+
+    Arrays in groups of a foreign HDF5 file are named by their path, "group/name". Nothing is unpickled.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of another kind, or holds arrays that are not numbers.
+    """
+    head = _read(path, BLOCK + len(HDF5))
+    try:
+        if head.startswith(MAGIC):
+            with _opened(path) as file:
+                return _arrays(file["parameters"])
+        if HDF5 in (head[:8], head[BLOCK : BLOCK + 8]):
+            arrays = _foreign_hdf5(path)
+        elif head.startswith(b"PK"):
+            arrays = _npz(path)
+        elif Path(path).suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            arrays = load_file(path)
+        else:
+            raise DataError(f"{path}: neither HDF5, nor .npz, nor .safetensors")
+    except DataError:
+        raise
+    except Exception as error:  # what a damaged file makes these readers raise is not theirs to promise
+        raise DataError(f"{path}: damaged or not readable: {type(error).__name__}: {error}") from error
+    for name, a in arrays.items():
+        if a.dtype.kind not in "biuf":
+            raise DataError(f"{path}: array {name!r} has dtype {a.dtype}, not numbers")
+    return arrays
+
+
+def shared_names(net, opt) -> dict[str, str]:
+    """The optimiser's name of each of its parameters -> the net's name of it; ParameterError if the net has it not."""
+    names = {id(p): name for name, p in net.named_parameters().items()}
+    foreign = [own for own, p in opt.params.items() if id(p) not in names]
+    if foreign:
+        raise ParameterError(
+            f"the optimiser moves {', '.join(foreign)}, which the net does not have; make it from net.parameters()"
+        )
+    return {own: names[id(p)] for own, p in opt.params.items()}
+
+
+def _header(body):
+    text = MAGIC + b"%d\nsha256 %s of %d bytes\n" % (VERSION, hashlib.sha256(body).hexdigest().encode(), len(body))
+    return text.ljust(BLOCK, b"\0")
+
+
+def _replace(path, content):
+    """Write content under a temporary name, flush it to the disk, and rename it to path."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path} could not be written ({error}); what was there before is kept") from error
+    if os.name == "posix":  # the rename itself is on the disk once the folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path, size=-1):
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _opened(path):
+    """The HDF5 part of a file of `save`, checked against its digest."""
+    content = _read(path)
+    if not content.startswith(MAGIC):
+        kind = (
+            "an HDF5 file of another program (read_weights may read it)"
+            if content.startswith(HDF5)
+            else "another format"
+        )
+        raise DataError(f"{path}: not a file of nsim.save but {kind}")
+    version = content[len(MAGIC) : len(MAGIC) + 20].split(b"\n")[0]
+    if version.isdigit() and int(version) > VERSION:
+        raise DataError(f"{path}: has format version {int(version)}, this nsim reads up to {VERSION}; update nsim")
+    body = content[BLOCK:]
+    if content[:BLOCK] != _header(body):
+        raise DataError(
+            f"{path}: truncated or damaged ({len(content)} bytes do not match their SHA-256); use an older copy"
+        )
+    return h5py.File(io.BytesIO(content), "r")
+
+
+def _write_arrays(group, arrays):
+    for name, a in arrays.items():
+        group.create_dataset(name, data=np.asarray(a), track_times=False)
+
+
+def _arrays(group) -> dict:
+    """All datasets under a group by their path; single numbers as NumPy scalars."""
+    found = {}
+    group.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def _write_meta(file, meta):
+    plain, arrays = {}, file.create_group("meta_arrays")
+    for key, value in meta.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and "/" not in key:
+            arrays.create_dataset(key, data=value, track_times=False)
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"save: meta {key!r} can be neither an array of numbers nor JSON: {error}") from error
+        plain[key] = value
+    file["meta"] = json.dumps(plain)
+
+
+def _read_meta(file, path):
+    return json.loads(_text(file, "meta", path)) | _arrays(file["meta_arrays"])
+
+
+def _text(group, key, path):
+    if key not in group:
+        raise DataError(f"{path}: has no {group.name.rstrip('/')}/{key}; it was not written by nsim.save")
+    return group[key].asstr()[()]
+
+
+def _fill(path, net, arrays):
+    """Load parameters into net, after all names and shapes were found to fit."""
+    own = net.state_dict()
+    missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+    if missing or unknown:
+        raise DataError(f"{path}: lacks the parameters {missing} and has unknown {unknown}")
+    for name, a in own.items():
+        if np.shape(arrays[name]) != np.shape(a):
+            raise DataError(
+                f"{path}: parameter {name!r} has shape {np.shape(arrays[name])}, the net's has {np.shape(a)}"
+            )
+    net.load_state_dict(arrays)
+
+
+def _difference(theirs, ours, where="net"):
+    """The first place where two JSON values differ, in words."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in [*ours, *(k for k in theirs if k not in ours)]:
+            if theirs.get(key) != ours.get(key) or (key in theirs) != (key in ours):
+                return _difference(theirs.get(key), ours.get(key), f"{where}.{key}")
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for k, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+            if a != b:
+                return _difference(a, b, f"{where}[{k}]")
+    return f"{where} is {json.dumps(theirs)[:80]} in the file, {json.dumps(ours)[:80]} here"
+
+
+def _npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+# Run by a Python of its own: the HDF5 library can crash or loop for ever on a damaged file.
+_CHILD = """
+import json, sys, h5py, numpy as np
+found = {}
+with h5py.File(sys.argv[1], "r") as file:
+    file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+for name, a in found.items():
+    a = np.asarray(a)
+    if a.dtype.kind not in "biuf":
+        sys.exit(f"array {name!r} has dtype {a.dtype}, not numbers")
+    header = json.dumps([name, a.dtype.str, a.shape]) + chr(10)
+    sys.stdout.buffer.write(header.encode() + a.tobytes())
+"""
+
+
+def _foreign_hdf5(path, seconds=120):
+    """All arrays of an HDF5 file by their path, read in a process of its own."""
+    command = [sys.executable, "-P", "-c", _CHILD, os.fspath(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: damaged: reading it took more than {seconds} s") from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise DataError(f"{path}: not readable: {reason[-1] if reason else 'the HDF5 library crashed on it'}")
+    stream, arrays = io.BytesIO(done.stdout), {}
+    while line := stream.readline():
+        name, dtype, shape = json.loads(line)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        arrays[name] = np.frombuffer(stream.read(size), dtype).reshape(shape).copy()
+    return arrays

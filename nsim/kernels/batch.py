@@ -1,0 +1,97 @@
+"""Passes over whole arrays: packing lists into rows, sums over groups, counts, surrogates, dropout. See threads.py."""
+
+import numpy as np
+from numba import njit
+
+from nsim.kernels.jit import DIGEST, KERNEL
+
+# Elementwise kernels run over whole blocks, so that which entries fall into a vector never depends on the threads.
+BLOCK = 4096
+
+
+def n_blocks(size: int) -> int:
+    return -(-size // BLOCK)
+
+
+@njit(**KERNEL)
+def pack(first, last, ptr, slots, base, indptr, flat):
+    """Copy the list of each sample, slots[b, :ptr[b, T]], to flat[base[b]:], and make the row pointers."""
+    steps = ptr.shape[1] - 1
+    for b in range(first, last):
+        start = base[b]
+        for t in range(steps):
+            indptr[b * steps + t] = start + ptr[b, t]
+        for j in range(ptr[b, steps]):
+            flat[start + j] = slots[b, j]
+        indptr[(b + 1) * steps] = start + ptr[b, steps]
+
+
+@njit(**KERNEL)
+def sum_groups(first, last, partial, out):
+    """out[i] = sum of partial[group, i], in order of the groups, for blocks of i."""
+    for block in range(first, last):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, out.shape[0])
+        for i in range(start, stop):
+            out[i] = partial[0, i]
+        for group in range(1, partial.shape[0]):
+            for i in range(start, stop):
+                out[i] += partial[group, i]
+
+
+@njit(**KERNEL)
+def counts(first, last, indptr, indices, values, steps, out):
+    """out[b, n]: events (or sums of their values) of neuron n in sample b."""
+    for b in range(first, last):
+        for j in range(indptr[b * steps], indptr[(b + 1) * steps]):
+            if values.shape[0] > 0:
+                out[b, indices[j]] += values[j]
+            else:
+                out[b, indices[j]] += 1
+
+
+@njit(**KERNEL)
+def spread_counts(first, last, indptr, indices, steps, grad, out):
+    """out[j] = grad[b, n] at each listed site j of sample b and neuron n."""
+    for b in range(first, last):
+        for j in range(indptr[b * steps], indptr[(b + 1) * steps]):
+            out[j] = grad[b, indices[j]]
+
+
+@njit(**KERNEL)
+def count_inside(first, last, u, band, out):
+    """out[b]: number of |u[b]| < band in a dense array [B, sites]."""
+    for b in range(first, last):
+        total = 0
+        for j in range(u.shape[1]):
+            if abs(u[b, j]) < band:
+                total += 1
+        out[b] = total
+
+
+def make_surrogate(g, dtype):
+    """Kernel out[i] = g(u[i]) where |u[i]| < band, else 0, for blocks of i."""
+    zero = dtype(0)
+    digest = DIGEST
+
+    @njit(**KERNEL)
+    def surrogate(first, last, u, band, out):
+        digest  # noqa: B018  (captured for the disk cache, see jit.py)
+        for block in range(first, last):
+            for i in range(block * BLOCK, min((block + 1) * BLOCK, u.shape[0])):
+                out[i] = g(u[i]) if abs(u[i]) < band else zero
+
+    return surrogate
+
+
+@njit(**KERNEL)
+def keep_mask(first, last, indptr, indices, steps, seed, p, per_event, out):
+    """out[j]: whether entry j survives dropout. splitmix64 of (seed, row or sample, neuron) as a uniform number."""
+    for row in range(first, last):
+        where = row if per_event else row // steps
+        for j in range(indptr[row], indptr[row + 1]):
+            z = np.uint64(seed) + (np.uint64(where) << np.uint64(32) | np.uint64(indices[j])) * np.uint64(
+                0x9E3779B97F4A7C15
+            )
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            out[j] = np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53 >= p

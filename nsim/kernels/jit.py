@@ -1,0 +1,34 @@
+"""The one place for compiler flags, the digest that keeps the disk cache honest, and sizes that kernels share."""
+
+import hashlib
+from pathlib import Path
+
+from numba.extending import register_jitable
+
+# 'contract' allows fused multiply-adds; 'reassoc' and 'nsz' let dot products vectorise. NaN and infinity keep their
+# meaning, so that a diverging network is seen.
+FASTMATH = {"contract", "reassoc", "nsz"}
+KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FASTMATH}
+
+# Numba's disk cache does not see a change in a helper of another file. Kernels close over this digest, so that any
+# change in this folder makes new cache entries.
+DIGEST = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+LANES = 64  # neurons that one compare turns into one 64-bit mask
+CHUNK = 16  # steps of drive that are computed before the neurons take them: 16 rows of 200 floats stay in L1
+LONG_CHUNK = 256  # the same where the drive is a matrix product
+
+
+def padded(n: int) -> int:
+    """n rounded up to whole masks."""
+    return -(-n // LANES) * LANES
+
+
+def n_groups(batch: int, partial_bytes: int) -> int:
+    """Groups of samples whose weight gradients are summed apart; a function of shapes only, so that bits never depend
+    on the number of threads. 16, or 8 where the partial sums would pass 32 MB."""
+    return min(batch, 16 if 16 * partial_bytes <= 32e6 else 8)
+
+
+# For helpers called once a step: a call would pass each array as seven words on the stack.
+inlined = register_jitable(forceinline=True)

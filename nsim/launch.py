@@ -1,0 +1,212 @@
+"""Launching the CPU sweeps: choices made from counts, scratch, and lists that grow until everything fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsim.backend import compiled, compiled_surrogate, single_threaded_blas
+from nsim.events import Active, Spikes, index_dtype
+from nsim.kernels import batch
+from nsim.kernels.drive import Rows
+from nsim.kernels.jit import CHUNK, LONG_CHUNK, n_groups, padded
+from nsim.kernels.sweep import Slots, Trace
+from nsim.kernels.threads import over
+
+# Input density from which a matrix product is cheaper than adding rows, forward and for the weight gradient; share of
+# active sites from which the active set is kept dense. Functions of counts alone, so that bits never depend on history.
+PRODUCT_FORWARD = 0.4
+PRODUCT_BACKWARD = 0.3
+DENSE_ACTIVE = 0.3
+
+
+@dataclass
+class Room:
+    """Sizes that the last sweep of a layer needed: a hint for the next one, without effect on results."""
+
+    spikes: int = 0
+    active: int = 0
+    dense: bool = False
+
+
+def no_trace(dtype) -> Trace:
+    """A Trace that records nothing."""
+    return Trace(
+        np.empty(0, np.int64), np.empty((0, 0, 0, 0), dtype), np.empty((0, 0), dtype), np.empty((0, 0), np.int32)
+    )
+
+
+def rows_of(spikes: Spikes, delay: int = 0) -> Rows:
+    """The events as kernels take them."""
+    values = np.empty(0, np.float32) if spikes.values is None else spikes.values
+    return Rows(spikes.indptr, spikes.indices, values, spikes.shape[1], -delay)
+
+
+def frames(groups, spikes, dtype, product, long=False):
+    """Scratch for the matrix-product form of the drive, or an empty one, and the steps of a chunk."""
+    chunk = min(LONG_CHUNK if product or long else CHUNK, spikes.shape[1])
+    return np.empty((groups, chunk, spikes.shape[2]) if product else (groups, 0, 0), dtype), chunk
+
+
+def initial_state(layer, batch_size):
+    """States [B, S, N padded] and u [B, N padded] at rest: v = v_init, everything else 0, no spike before t = 0."""
+    n, dtype = layer.weight.shape[1], layer.weight.dtype
+    state = np.zeros((batch_size, len(layer.neuron.states), padded(n)), dtype)
+    state[:, 0, :n] = layer.neuron.v_init
+    return state, np.full((batch_size, padded(n)), -np.inf, dtype)
+
+
+def discretised(layer, dt) -> np.ndarray:
+    """What the equations use, [number of parameters, N], from the layer's raw parameters."""
+    p = np.empty((len(layer.neuron.parameters), layer.weight.shape[1]), layer.weight.dtype)
+    for row, parameter in zip(p, layer.neuron.parameters, strict=True):
+        row[:] = parameter.discretise(layer.raw[parameter.name].data.astype(np.float64), dt)
+    return p
+
+
+def matrices(layer):
+    """Weight, recurrent weight (empty for none) and bias (zeros for none) as kernels take them."""
+    weight = layer.weight.data
+    recurrent = np.empty((0, 0), weight.dtype) if layer.weight_rec is None else layer.weight_rec.data
+    bias = np.zeros(weight.shape[1], weight.dtype) if layer.bias is None else layer.bias.data
+    return weight, recurrent, bias
+
+
+def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=None) -> tuple[Spikes, tuple]:
+    """Sweep a spiking layer over `spikes`.
+
+    `keep` says whether the active set is wanted; `state` = (states, u) to go on from; `product` forces the form of the
+    drive; `rows` replaces the events that the drive is taken from. Returns the spikes and the state after the end.
+    """
+    size, steps, _ = spikes.shape
+    n, room = layer.weight.shape[1], layer.room
+    if product is None:
+        product = spikes.density > PRODUCT_FORWARD
+    start = initial_state(layer, size) if state is None else state
+    rows = rows_of(spikes, layer.delay) if rows is None else rows
+    active = None
+    if not keep:
+        lists, _, _, state = _sweep(layer, spikes, "none", start, product, trace, rows)
+    else:
+        form = "dense" if layer.neuron.band is None or room.dense else "listed"
+        lists, sites, dense, state = _sweep(layer, spikes, form, start, product, trace, rows)
+        if form == "listed" and sites is not None and sites.ptr[:, -1].sum() <= DENSE_ACTIVE * size * steps * n:
+            indptr, indices = _packed(sites, sites.indices)
+            active = Active(indptr, indices, _packed(sites, sites.u)[1], band_of(layer))
+            room.active = _next_room(sites, n)
+        else:
+            if form == "listed":
+                lists, _, dense, state = _sweep(layer, spikes, "dense", start, product, trace, rows)
+            active = _thinned(dense, band_of(layer), n)
+        room.dense = active.dense
+    room.spikes = _next_room(lists, n)
+    indptr, indices = _packed(lists, lists.indices)
+    return Spikes(indptr, indices, (size, steps, n), dt=spikes.dt, lengths=spikes.lengths, active=active), state
+
+
+def _sweep(layer, spikes, form, start, product, trace, rows):
+    """Run the kernel, doubling lists and redoing samples until everything fits.
+
+    `form` is "none", "listed" or "dense", the wanted form of the active set; the listed one is None where the sites are
+    too many for it.
+    """
+    size, steps, _ = spikes.shape
+    weight, recurrent, bias = matrices(layer)
+    n, dtype = weight.shape[1], weight.dtype
+    groups = n_groups(size, weight.nbytes)
+    frame, chunk = frames(groups, spikes, dtype, product)
+    x = np.empty((groups, chunk, n), dtype)
+    lists = _slots(size, steps, n, layer.room.spikes, dtype, False)
+    sites = (
+        _slots(size, steps, n, layer.room.active, dtype, True) if form == "listed" else _no_slots(size, steps, n, dtype)
+    )
+    dense = np.empty((size, steps, n) if form == "dense" else (0, 0, 0), dtype)
+    state, u = start[0].copy(), start[1].copy()
+    kernel, p = compiled(layer.neuron, dtype, "forward"), discretised(layer, spikes.dt)
+    full, todo = np.zeros(size, np.uint8), np.arange(size)
+    while todo.size:
+        with single_threaded_blas(product):
+            over(
+                kernel, groups, todo, steps, rows, weight, recurrent, bias, p, dtype.type(band_of(layer)),
+                state, u, x, frame, lists, sites, dense, trace or no_trace(dtype), full,
+            )  # fmt: skip
+        todo = np.flatnonzero(full)
+        if todo.size:
+            lists, sites = _grown(lists, steps, n), _grown(sites, steps, n)
+            state[todo], u[todo], full[:] = start[0][todo], start[1][todo], 0
+            if form == "listed" and sites.indices.shape[1] > 2 * DENSE_ACTIVE * steps * n + 4 * padded(n):
+                return lists, None, dense, (state, u)
+    return lists, sites, dense, (state, u)
+
+
+def band_of(layer) -> float:
+    return np.inf if layer.neuron.band is None else layer.neuron.band
+
+
+def surrogate_at(layer, u, band):
+    """g(u) where |u| < band, else 0, of the shape of u."""
+    out = np.empty_like(u)
+    kernel = compiled_surrogate(layer.neuron.surrogate, u.dtype)
+    over(kernel, batch.n_blocks(u.size), u.reshape(-1), u.dtype.type(band), out.reshape(-1))
+    return out
+
+
+def summed(partial):
+    """Sum over the groups, in their order."""
+    out = np.empty(partial.shape[1:], partial.dtype)
+    over(batch.sum_groups, batch.n_blocks(out.size), partial.reshape(len(partial), -1), out.reshape(-1))
+    return out
+
+
+def _slots(size, steps, n, room, dtype, with_u):
+    """Lists of `room` entries a sample; the first guess is one site in 32."""
+    width = max(room, steps * n // 32 + 2 * padded(n))
+    return Slots(
+        np.zeros((size, steps + 1), np.int32),
+        np.empty((size, width), index_dtype(n)),
+        np.empty((size, width if with_u else 0), dtype),
+    )
+
+
+def _no_slots(size, steps, n, dtype):
+    return Slots(np.zeros((size, steps + 1), np.int32), np.empty((size, 0), index_dtype(n)), np.empty((size, 0), dtype))
+
+
+def _grown(slots, steps, n):
+    """The same lists with room for twice as many entries, what is there kept."""
+    width = min(2 * slots.indices.shape[1], (steps + 1) * padded(n))
+
+    def widened(old):
+        new = np.empty((len(old), width if old.shape[1] else 0), old.dtype)
+        new[:, : old.shape[1]] = old
+        return new
+
+    return Slots(slots.ptr, widened(slots.indices), widened(slots.u))
+
+
+def _next_room(slots, n):
+    return int(1.25 * slots.ptr[:, -1].max()) + 2 * padded(n)
+
+
+def _packed(slots, entries):
+    size, steps = slots.ptr.shape[0], slots.ptr.shape[1] - 1
+    base = np.zeros(size + 1, np.int64)
+    np.cumsum(slots.ptr[:, -1], out=base[1:])
+    indptr, flat = np.empty(size * steps + 1, np.int64), np.empty(base[-1], entries.dtype)
+    over(batch.pack, size, slots.ptr, entries, base, indptr, flat)
+    return indptr, flat
+
+
+def _thinned(u, band, n):
+    """A dense active set, or its list where few sites are inside the band after all."""
+    if np.isinf(band):
+        return Active(None, None, u, band)
+    found = np.empty(len(u), np.int64)
+    over(batch.count_inside, len(u), u.reshape(len(u), -1), u.dtype.type(band), found)
+    if found.sum() > DENSE_ACTIVE * u.size:
+        return Active(None, None, u, band)
+    rows, sites = np.nonzero(np.abs(u.reshape(-1, n)) < u.dtype.type(band))
+    indptr = np.zeros(u.shape[0] * u.shape[1] + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(indptr) - 1), out=indptr[1:])
+    return Active(indptr, sites.astype(index_dtype(n)), u.reshape(-1, n)[rows, sites], band)

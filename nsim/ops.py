@@ -1,0 +1,157 @@
+"""Operations on Tensors, each with its gradient beside it. Those on Spikes are in `nsim.sweeps`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsim.errors import ShapeError
+from nsim.tape import Tensor, record
+
+
+def as_tensor(x, like: Tensor) -> Tensor:
+    """x as a Tensor of the dtype of `like`, so that a plain number never widens float32."""
+    return x if isinstance(x, Tensor) else Tensor(np.asarray(x, like.dtype))
+
+
+def _fit(grad, shape):
+    """Sum a gradient over the axes along which an operand of `shape` was broadcast."""
+    grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+    stretched = tuple(k for k, size in enumerate(shape) if size == 1 and grad.shape[k] != 1)
+    return grad.sum(axis=stretched, keepdims=True) if stretched else grad
+
+
+def _binary(name, x, y, forward, grad_x, grad_y):
+    x = x if isinstance(x, Tensor) else as_tensor(x, y)
+    y = as_tensor(y, x)
+    a, b = x.data, y.data
+
+    def vjp(g):
+        return (
+            _fit(grad_x(g, a, b), a.shape) if x.requires_grad else None,
+            _fit(grad_y(g, a, b), b.shape) if y.requires_grad else None,
+        )
+
+    return record(name, Tensor(forward(a, b)), (x, y), vjp)
+
+
+def add(x, y):
+    return _binary("add", x, y, np.add, lambda g, a, b: g, lambda g, a, b: g)
+
+
+def subtract(x, y):
+    return _binary("subtract", x, y, np.subtract, lambda g, a, b: g, lambda g, a, b: -g)
+
+
+def multiply(x, y):
+    return _binary("multiply", x, y, np.multiply, lambda g, a, b: g * b, lambda g, a, b: g * a)
+
+
+def divide(x, y):
+    return _binary("divide", x, y, np.divide, lambda g, a, b: g / b, lambda g, a, b: -g * a / (b * b))
+
+
+def matmul(x, y):
+    """Matrix product of [m, k] and [k, n]."""
+    return _binary("matmul", x, y, np.matmul, lambda g, a, b: g @ b.T, lambda g, a, b: a.T @ g)
+
+
+def negative(x):
+    return record("negative", Tensor(-x.data), (x,), lambda g: (-g,))
+
+
+def power(x, exponent: float):
+    """x to the power of a constant."""
+    a = x.data
+    return record("power", Tensor(a**exponent), (x,), lambda g: (g * exponent * a ** (exponent - 1),))
+
+
+def exp(x):
+    y = np.exp(x.data)
+    return record("exp", Tensor(y), (x,), lambda g: (g * y,))
+
+
+def log(x):
+    a = x.data
+    return record("log", Tensor(np.log(a)), (x,), lambda g: (g / a,))
+
+
+def relu(x):
+    positive = x.data > 0
+    return record("relu", Tensor(x.data * positive), (x,), lambda g: (g * positive,))
+
+
+def absolute(x):
+    sign = np.sign(x.data)
+    return record("absolute", Tensor(np.abs(x.data)), (x,), lambda g: (g * sign,))
+
+
+def reshape(x, shape):
+    old = x.shape
+    return record("reshape", Tensor(x.data.reshape(shape)), (x,), lambda g: (g.reshape(old),))
+
+
+def getitem(x, index):
+    """x[index], any NumPy index."""
+    shape, dtype = x.shape, x.dtype
+
+    def vjp(g):
+        grad = np.zeros(shape, dtype)
+        np.add.at(grad, index, g)
+        return (grad,)
+
+    return record("getitem", Tensor(x.data[index]), (x,), vjp)
+
+
+def take(x, labels):
+    """x[b, labels[b]] for each b: [B, C] and [B] to [B]."""
+    labels = np.asarray(labels)
+    return getitem(x, (np.arange(len(labels)), labels))
+
+
+def _spread(g, shape, axis):
+    return np.broadcast_to(g if axis is None else np.expand_dims(g, axis), shape)
+
+
+def total(x, axis=None):
+    shape = x.shape
+    return record("sum", Tensor(x.data.sum(axis=axis)), (x,), lambda g: (_spread(g, shape, axis).copy(),))
+
+
+def mean(x, axis=None):
+    y = total(x, axis)
+    return multiply(y, y.size / x.size)
+
+
+def maximum(x, axis):
+    """Largest entry along an axis; the gradient goes to the first of equals."""
+    shape, where = x.shape, np.expand_dims(x.data.argmax(axis=axis), axis)
+
+    def vjp(g):
+        grad = np.zeros(shape, g.dtype)
+        np.put_along_axis(grad, where, np.expand_dims(g, axis), axis)
+        return (grad,)
+
+    return record("max", Tensor(x.data.max(axis=axis)), (x,), vjp)
+
+
+def log_softmax(x, axis=-1):
+    """x - log sum exp(x) along an axis, the largest entry taken out first."""
+    shifted = x.data - x.data.max(axis=axis, keepdims=True)
+    y = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return record("log_softmax", Tensor(y), (x,), lambda g: (g - np.exp(y) * g.sum(axis=axis, keepdims=True),))
+
+
+def _no_truth(self):
+    if self.size == 1:
+        return bool(self.data)
+    raise ShapeError(f"the truth of a tensor of shape {self.shape} is not defined; use .data with any() or all()")
+
+
+# Arithmetic on Tensor: the methods are the operations above.
+Tensor.__add__, Tensor.__radd__ = add, lambda x, y: add(y, x)
+Tensor.__sub__, Tensor.__rsub__ = subtract, lambda x, y: subtract(y, x)
+Tensor.__mul__, Tensor.__rmul__ = multiply, lambda x, y: multiply(y, x)
+Tensor.__truediv__, Tensor.__rtruediv__ = divide, lambda x, y: divide(y, x)
+Tensor.__matmul__, Tensor.__neg__, Tensor.__pow__ = matmul, negative, power
+Tensor.__getitem__, Tensor.__bool__ = getitem, _no_truth
+Tensor.sum, Tensor.mean, Tensor.max, Tensor.reshape = total, mean, maximum, reshape

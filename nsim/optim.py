@@ -1,0 +1,340 @@
+"""Optimisers (SGD, Adam, AdamW), gradient clipping and learning-rate schedules.
+
+Each update is one fused pass over a parameter, its gradient and its buffers. The formulas are those of torch.optim,
+in the parameter's own dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
+
+
+@njit(cache=True, error_model="numpy")
+def _sgd(w, grad, buffer, lr, momentum, decay, nesterov):
+    """buffer <- momentum buffer + g; w <- w - lr (g + momentum buffer if nesterov else buffer)."""
+    for k in range(w.size):
+        g = grad[k] + decay * w[k]
+        buffer[k] = momentum * buffer[k] + g
+        w[k] -= lr * (g + momentum * buffer[k] if nesterov else buffer[k])
+
+
+@njit(cache=True, error_model="numpy")
+def _sgd_plain(w, grad, lr, decay):
+    for k in range(w.size):
+        w[k] -= lr * (grad[k] + decay * w[k])
+
+
+@njit(cache=True, error_model="numpy")
+def _adam(w, grad, m, v, rest1, beta2, rest2, size, root, eps, keep):
+    """rest = 1 - beta; size = lr / (1 - beta1^t); root = sqrt(1 - beta2^t); keep = 1 - lr weight_decay."""
+    for k in range(w.size):
+        g = grad[k]
+        m[k] += rest1 * (g - m[k])
+        v[k] = beta2 * v[k] + rest2 * g * g
+        w[k] = keep * w[k] - size * (m[k] / (np.sqrt(v[k]) / root + eps))
+
+
+@njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _square_sum(x):
+    """Sum of squares in float64, in an order that depends on the size only."""
+    total = 0.0
+    for k in range(x.size):
+        value = np.float64(x[k])
+        total += value * value
+    return total
+
+
+class Optimizer:
+    """What all optimisers share: named parameters, their buffers, and an exact state.
+
+    Parameters
+    ----------
+    params : list of Tensor, or dict of named ones
+        Parameters to move. In a list the tensors' own names are used where all have one and no two agree.
+    options : numbers
+        Settings by name; `lr` and the others stay readable and settable as attributes.
+    """
+
+    buffers: tuple[str, ...] = ()
+
+    def __init__(self, params, **options):
+        self.params = _named(type(self).__name__, params)
+        self.options = tuple(options)
+        for name, value in options.items():
+            setattr(self, name, value)
+        self._check()
+        self.steps = dict.fromkeys(self.params, 0)
+        self.state = {b: {name: np.zeros_like(p.data) for name, p in self.params.items()} for b in self.buffers}
+
+    def _check(self):
+        for name in {"lr", "weight_decay"} & set(self.options):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise ParameterError(f"{type(self).__name__}: {name} = {value}; expected a finite number, not negative")
+
+    def zero_grad(self):
+        """Forget the gradients; call it before each backward pass."""
+        for p in self.params.values():
+            p.grad = None
+
+    def step(self):
+        """Move each parameter that has a gradient, once.
+
+        Raises
+        ------
+        GradientError
+            If no parameter has a gradient.
+        ShapeError
+            If a gradient has another shape than its parameter.
+        """
+        self._check()
+        moved = False
+        for name, p in self.params.items():
+            if p.grad is None:
+                continue
+            grad = np.asarray(p.grad, p.dtype)
+            if grad.shape != p.shape:
+                raise ShapeError(f"parameter {name!r} has shape {p.shape}, its gradient {grad.shape}")
+            if not p.data.flags.c_contiguous:
+                p.data = np.ascontiguousarray(p.data)
+            self.steps[name] += 1
+            self._move(name, p.data.reshape(-1), np.ascontiguousarray(grad).reshape(-1), p.dtype.type)
+            moved = True
+        if not moved:
+            raise GradientError(
+                f"{type(self).__name__}.step(): no parameter has a gradient; call loss.backward() first"
+            )
+
+    def _flat(self, buffer, name):
+        return self.state[buffer][name].reshape(-1)
+
+    def describe(self) -> dict:
+        """Kind and settings, JSON-able: `build(description, params)` makes the optimiser anew."""
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in self.options}}
+
+    def state_dict(self) -> dict:
+        """All numbers that a step depends on, as a flat dict of arrays (copies) and numbers.
+
+        Keys: each setting; "steps/<parameter>"; "<buffer>/<parameter>" (Adam: "m", "v"; SGD: "momentum_buffer").
+        """
+        flat = {name: getattr(self, name) for name in self.options}
+        flat |= {f"steps/{name}": count for name, count in self.steps.items()}
+        for buffer, arrays in self.state.items():
+            flat |= {f"{buffer}/{name}": a.copy() for name, a in arrays.items()}
+        return flat
+
+    def load_state_dict(self, state: dict):
+        """Take over a state of `state_dict`, settings included.
+
+        Raises
+        ------
+        ParameterError, ShapeError
+            If a key is missing or unknown, or an array has the wrong shape; nothing is changed then.
+        """
+        own = self.state_dict()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ParameterError(f"{type(self).__name__}: the state lacks {missing} and has unknown {unknown}")
+        for key, value in own.items():
+            if np.shape(state[key]) != np.shape(value):
+                raise ShapeError(
+                    f"{type(self).__name__}: {key!r} has shape {np.shape(state[key])}, not {np.shape(value)}"
+                )
+        for name in self.options:
+            value = np.asarray(state[name]).tolist()
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        self.steps = {name: int(state[f"steps/{name}"]) for name in self.params}
+        for buffer, arrays in self.state.items():
+            for name, a in arrays.items():
+                a[...] = state[f"{buffer}/{name}"]
+
+    def __repr__(self):
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
+        return f"{type(self).__name__}({len(self.params)} parameters, {settings})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: g <- g + weight_decay w; b <- momentum b + g; w <- w - lr b.
+
+    Parameters
+    ----------
+    params : list of Tensor, or dict of named ones
+    lr : float
+    momentum : float, 0 to 1
+    nesterov : bool
+        Step along g + momentum b instead of b.
+    weight_decay : float
+
+    Source: Sutskever et al. 2013, in torch.optim.SGD's form (momentum applied before lr, no dampening).
+    """
+
+    def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        if not 0 <= momentum < 1 or (nesterov and momentum == 0):
+            raise ParameterError(
+                f"SGD: momentum = {momentum}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"
+            )
+        self.buffers = ("momentum_buffer",) if momentum else ()
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+    def _move(self, name, w, grad, dtype):
+        lr, decay = dtype(self.lr), dtype(self.weight_decay)
+        if self.buffers:
+            _sgd(w, grad, self._flat("momentum_buffer", name), lr, dtype(self.momentum), decay, bool(self.nesterov))
+        else:
+            _sgd_plain(w, grad, lr, decay)
+
+
+class Adam(Optimizer):
+    """Adam: m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - lr m^ / (sqrt(v^) + eps), m^, v^ unbiased.
+
+    Parameters
+    ----------
+    params : list of Tensor, or dict of named ones
+    lr : float
+    betas : (float, float), each 0 to 1
+    eps : float
+
+    Source: Kingma & Ba 2015, algorithm 1.
+    """
+
+    buffers = ("m", "v")
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **more):
+        super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, **more)
+
+    def _check(self):
+        super()._check()
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas) or not self.eps > 0:
+            raise ParameterError(
+                f"{type(self).__name__}: betas = {self.betas}, eps = {self.eps}; expected 0 <= beta < 1, eps > 0"
+            )
+
+    def _move(self, name, w, grad, dtype, decay=0.0):
+        t, (b1, b2) = self.steps[name], self.betas
+        size, root = self.lr / (1 - b1**t), math.sqrt(1 - b2**t)
+        scalars = (1 - b1, b2, 1 - b2, size, root, self.eps, 1 - self.lr * decay)
+        _adam(w, grad, self._flat("m", name), self._flat("v", name), *map(dtype, scalars))
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w <- (1 - lr weight_decay) w before Adam's step.
+
+    Parameters
+    ----------
+    params, lr, betas, eps
+        As in Adam.
+    weight_decay : float
+
+    Source: Loshchilov & Hutter 2019, algorithm 2 (decay scaled by lr, as in torch.optim.AdamW).
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        super().__init__(params, lr, betas, eps, weight_decay=weight_decay)
+
+    def _move(self, name, w, grad, dtype):
+        super()._move(name, w, grad, dtype, decay=self.weight_decay)
+
+
+def build(description: dict, params) -> Optimizer:
+    """The optimiser of a `describe()`, with fresh buffers."""
+    kinds = {cls.__name__: cls for cls in (SGD, Adam, AdamW)}
+    options = dict(description)
+    kind = options.pop("kind", None)
+    if kind not in kinds:
+        raise ParameterError(f"optimiser {kind!r}: expected one of {', '.join(kinds)}")
+    return kinds[kind](params, **options)
+
+
+def clip_grad_norm(params, max_norm: float) -> float:
+    """Scale all gradients so that their joint 2-norm is at most max_norm.
+
+    Parameters
+    ----------
+    params : list of Tensor, or dict of named ones
+    max_norm : float, > 0
+
+    Returns
+    -------
+    float, the norm before.
+
+    Raises
+    ------
+    TrainingError
+        If a gradient is not finite; the parameter is named.
+    """
+    if not max_norm > 0:
+        raise ParameterError(f"clip_grad_norm: max_norm = {max_norm}; expected a positive number")
+    params = {name: p for name, p in _named("clip_grad_norm", params).items() if p.grad is not None}
+    norm = math.sqrt(sum(_square_sum(np.ascontiguousarray(p.grad).reshape(-1)) for p in params.values()))
+    if not math.isfinite(norm):
+        name = next((n for n, p in params.items() if not np.isfinite(p.grad).all()), "(none: the norm overflowed)")
+        raise TrainingError(f"clip_grad_norm: the gradient of parameter {name!r} is not finite")
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        for p in params.values():  # out of place: two leaves may share one gradient array
+            p.grad = p.grad * p.grad.dtype.type(factor)
+    return norm
+
+
+def clip_grad_value(params, max_value: float):
+    """Clip each entry of each gradient to [-max_value, max_value]."""
+    if not max_value > 0:
+        raise ParameterError(f"clip_grad_value: max_value = {max_value}; expected a positive number")
+    for p in _named("clip_grad_value", params).values():
+        if p.grad is not None:
+            p.grad = np.clip(p.grad, -max_value, max_value)
+
+
+def constant_lr(lr: float):
+    """Schedule: lr(epoch) = lr."""
+    return lambda epoch: lr
+
+
+def step_lr(lr: float, every: int, factor: float = 0.1):
+    """Schedule: lr(epoch) = lr * factor^(epoch // every)."""
+    if every < 1:
+        raise ParameterError(f"step_lr: every = {every}; expected at least 1 epoch")
+    return lambda epoch: lr * factor ** (epoch // every)
+
+
+def cosine_lr(lr: float, epochs: int, warmup: int = 0, final: float = 0.0):
+    """Schedule: a straight rise over `warmup` epochs to lr, then half a cosine down to `final` at `epochs`.
+
+    lr(epoch) = lr (epoch + 1) / (warmup + 1) below warmup; then, with x = (epoch - warmup) / (epochs - warmup),
+    final + (lr - final) (1 + cos(pi x)) / 2. Source: Loshchilov & Hutter 2017, equation 5, without restarts.
+    """
+    if not 0 <= warmup < epochs:
+        raise ParameterError(f"cosine_lr: warmup = {warmup}, epochs = {epochs}; expected 0 <= warmup < epochs")
+
+    def rate(epoch):
+        if epoch < warmup:
+            return lr * (epoch + 1) / (warmup + 1)
+        x = min((epoch - warmup) / (epochs - warmup), 1.0)
+        return final + (lr - final) * (1 + math.cos(math.pi * x)) / 2
+
+    return rate
+
+
+def _named(where, params) -> dict:
+    """Parameters by name, each once."""
+    if isinstance(params, dict):
+        named = dict(params)
+    else:
+        params = list(params)
+        names = [p.name for p in params]
+        if None in names or len(set(names)) < len(names):
+            names = [str(k) for k in range(len(params))]
+        named = dict(zip(names, params, strict=True))
+    if not named:
+        raise ParameterError(f"{where}: no parameters given")
+    if len({id(p) for p in named.values()}) < len(named):
+        raise ParameterError(f"{where}: a parameter is given twice, among {', '.join(named)}")
+    frozen = [name for name, p in named.items() if not p.requires_grad]
+    if frozen:
+        raise ParameterError(f"{where}: {', '.join(frozen)} has requires_grad=False; leave it out or make it trainable")
+    return named

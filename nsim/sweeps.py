@@ -1,0 +1,324 @@
+"""Operations on Spikes: a layer's sweep, the readout's sweep, counts, dropout; each with its gradient beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsim.backend import check_device, compiled, single_threaded_blas
+from nsim.events import Spikes, index_dtype
+from nsim.kernels import batch, readout
+from nsim.kernels.drive import Sites
+from nsim.kernels.jit import n_groups
+from nsim.kernels.sweep import Sources
+from nsim.kernels.threads import over
+from nsim.launch import (
+    PRODUCT_BACKWARD,
+    PRODUCT_FORWARD,
+    band_of,
+    discretised,
+    forward,
+    frames,
+    initial_state,
+    matrices,
+    no_trace,
+    rows_of,
+    summed,
+    surrogate_at,
+)  # fmt: skip
+from nsim.tape import Tensor, record, recording
+
+MODES = {None: readout.TRACE, "sum": readout.SUM, "mean": readout.SUM, "max": readout.MAX, "last": readout.LAST}
+
+
+@dataclass
+class SpikesGrad:
+    """Gradient of a layer's spikes: on its active set (listed [sites] or dense [B, T, N]), and, for neurons without an
+    active site in a sample, dL/dcount [B, N] to be passed to their closest approach."""
+
+    active: np.ndarray | None = None
+    closest: np.ndarray | None = None
+
+    def __add__(self, other):
+        def plus(a, b):
+            return b if a is None else a if b is None else a + b
+
+        return SpikesGrad(plus(self.active, other.active), plus(self.closest, other.closest))
+
+
+def spiking(layer, spikes: Spikes) -> Spikes:
+    """The sweep of a spiking layer (see `nsim.nn.Dense`): Spikes [B, T, N_in] to Spikes [B, T, N_out].
+
+    Source: forward and backward of Perez-Nieves & Goodman 2021, equations 5-11; docs/design.md, section 1.
+    """
+    parents = (spikes, *layer.tensors())
+    keep = recording(*parents)
+    out, _ = forward(layer, spikes, keep=keep)
+    return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
+
+
+def integrate(layer, spikes: Spikes) -> Tensor:
+    """The sweep of a readout layer: Spikes [B, T, N_in] to Tensor [B, T, N_out], or [B, N_out] where it reduces."""
+    result, where, _ = readout_forward(layer, spikes)
+    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+
+
+def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="as the neuron says"):
+    """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
+
+    `state`, `product` and `rows` as in `launch.forward`; `reduce=None` gives the trace, whatever the neuron says.
+    """
+    reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
+    size, steps, _ = spikes.shape
+    weight, _, bias = matrices(layer)
+    n, dtype, mode = weight.shape[1], weight.dtype, MODES[reduce]
+    if product is None:
+        product = spikes.density > PRODUCT_FORWARD
+    groups = n_groups(size, weight.nbytes)
+    frame, chunk = frames(groups, spikes, dtype, product)
+    if state is None:
+        start = -np.inf if mode == readout.MAX else 0
+        state = initial_state(layer, size)[0], np.full((size, n), start, dtype), np.zeros(size, np.int64)
+    states, acc, done = (a.copy() for a in state)
+    out = np.empty((size, steps, n) if mode == readout.TRACE else (0, 0, 0), dtype)
+    where = np.zeros((size, n) if mode == readout.MAX else (size, 0), np.int32)
+    lengths = _lengths(spikes)
+    rows = rows_of(spikes, layer.delay) if rows is None else rows
+    with single_threaded_blas(product):
+        over(
+            compiled(layer.neuron, dtype, "forward"), groups, mode, lengths, steps, rows, weight, bias,
+            discretised(layer, spikes.dt), states, np.empty((groups, chunk, n), dtype), np.empty((groups, n), dtype),
+            frame, out, acc, where,
+        )  # fmt: skip
+    done += lengths
+    result = out if reduce is None else acc / done[:, None].astype(dtype) if reduce == "mean" else acc.copy()
+    return result, where, (states, acc, done)
+
+
+def _lengths(spikes):
+    return np.full(spikes.shape[0], spikes.shape[1], np.int64) if spikes.lengths is None else spikes.lengths
+
+
+class _Backward:
+    """What both backward sweeps share: the input events, the layer, scratch, and the gradients of the parameters."""
+
+    def __init__(self, layer, spikes):
+        self.layer, self.spikes = layer, spikes
+        self.p = discretised(layer, spikes.dt)
+
+    def prepare(self):
+        layer, spikes = self.layer, self.spikes
+        self.weight, self.recurrent, self.bias = matrices(layer)
+        (n_in, n), dtype, steps = self.weight.shape, self.weight.dtype, spikes.shape[1]
+        product, self.history = spikes.density > PRODUCT_BACKWARD, layer.neuron.needs_history
+        below = self.below(dtype)
+        groups, n_states = n_groups(spikes.shape[0], self.weight.nbytes), len(layer.neuron.states)
+        frame, chunk = frames(groups, spikes, dtype, product, long=below.dense.size > 0)
+        self.blas = product or below.dense.size > 0
+        grads = {
+            "weight": np.zeros((groups, n_in, n), dtype),
+            "recurrent": np.zeros((groups, *self.recurrent.shape), dtype),
+            "bias": np.zeros((groups, n), dtype),
+            "p": np.zeros((groups, *self.p.shape), dtype),
+        }
+        scratch = {
+            "d": np.empty((groups, n_states, n), dtype),
+            "dx": np.empty((groups, chunk, n), dtype),
+            "frame": frame,
+            "product": np.empty((groups, n_in, n) if product else (groups, 0, 0), dtype),
+            "states": np.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
+            "x": np.empty((groups, steps, n) if self.history else (groups, 0, 0), dtype),
+        }
+        v_init = np.zeros((n_states, n), dtype)
+        v_init[0] = layer.neuron.v_init
+        return below, grads, scratch, v_init
+
+    def below(self, dtype):
+        """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
+        none = np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, dtype), np.empty((0, 0), dtype)
+        active = self.spikes.active
+        if not self.spikes.requires_grad or active is None:
+            return Sites(*none)
+        if active.dense:
+            return Sites(
+                none[0], none[1], none[2], np.zeros((active.u.shape[0] * active.u.shape[1], active.u.shape[2]), dtype)
+            )
+        return Sites(active.indptr, active.indices, np.zeros(len(active.indices), dtype), none[3])
+
+    def gradients(self, below, grads):
+        """One gradient for each parent, in the order of (spikes, *layer.tensors())."""
+        spikes_grad = None
+        if below.dense.size:
+            spikes_grad = SpikesGrad(below.dense.reshape(self.spikes.active.u.shape))
+        elif self.spikes.requires_grad and self.spikes.active is not None:
+            spikes_grad = SpikesGrad(below.grad)
+        layer, dt = self.layer, self.spikes.dt
+        result = [spikes_grad, summed(grads["weight"])]
+        if layer.weight_rec is not None:
+            result.append(summed(grads["recurrent"]))
+        if layer.bias is not None:
+            result.append(summed(grads["bias"]))
+        if layer.neuron.learn:
+            grad_p = dict(zip(layer.neuron.values, summed(grads["p"]), strict=True))
+            for parameter in layer.neuron.parameters:
+                if parameter.name in layer.neuron.learn:
+                    raw = layer.raw[parameter.name].data
+                    grad = parameter.pullback(raw.astype(np.float64), dt, grad_p[parameter.name].astype(np.float64))
+                    result.append((grad if raw.ndim else grad.sum()).astype(raw.dtype).reshape(raw.shape))
+        return result
+
+
+class _SpikingBackward(_Backward):
+    def __init__(self, layer, spikes, out):
+        super().__init__(layer, spikes)
+        self.own_rows = out.indptr, out.indices
+        self.active = out.active
+
+    def __call__(self, grad):
+        below, grads, scratch, v_init = self.prepare()
+        size, steps, _ = self.spikes.shape
+        groups, _, n = scratch["d"].shape
+        dtype = self.weight.dtype
+        places = self.own_rows[1].dtype
+        with single_threaded_blas(self.blas):
+            over(
+                compiled(self.layer.neuron, dtype, "backward", self.history), groups, size, steps,
+                rows_of(self.spikes, self.layer.delay), self.weight, self.recurrent, self.bias, self.p,
+                self.sources(grad, n, dtype), below,
+                (grads["weight"], grads["recurrent"], grads["bias"], grads["p"]),
+                (scratch["d"], np.empty((groups, n), dtype), np.zeros((groups, n), dtype), scratch["dx"],
+                 scratch["frame"], scratch["product"], scratch["states"], scratch["x"], np.empty((groups, n), dtype),
+                 np.arange(n, dtype=places)),
+                v_init,
+            )  # fmt: skip
+        return self.gradients(below, grads)
+
+    def sources(self, grad, n, dtype):
+        """The sites that dL/ds enters at, with the surrogate there."""
+        active, u = self.active, self.active.u
+        g, upstream = (
+            surrogate_at(self.layer, u, band_of(self.layer)),
+            grad.active if grad.active is not None else np.zeros_like(u),
+        )
+        flat, cube = np.empty(0, dtype), np.empty((0, 0, 0), dtype)
+        rows = np.empty(0, np.int64), np.empty(0, index_dtype(n))
+        closest = self.closest(grad.closest, dtype)
+        if active.dense:
+            return Sources(*self.own_rows, *rows, flat, flat, g, upstream, *closest)
+        return Sources(*self.own_rows, active.indptr, active.indices, g, upstream, cube, cube, *closest)
+
+    def closest(self, grad, dtype):
+        """Order, step and dL/du of closest approaches. They come from a second forward sweep, made only if wanted."""
+        nothing = np.empty((0, 0), np.int64), np.empty((0, 0), np.int32), np.empty((0, 0), dtype)
+        if grad is None or not grad.any():
+            return nothing
+        best, step = np.full(grad.shape, -np.inf, dtype), np.full(grad.shape, -1, np.int32)
+        trace = no_trace(dtype)._replace(best=best, step=step)
+        forward(self.layer, self.spikes, keep=False, trace=trace)
+        step[grad == 0] = -1
+        return (
+            np.argsort(-step, axis=1, kind="stable"),
+            step,
+            surrogate_at(self.layer, best, np.inf) * grad.astype(dtype),
+        )
+
+
+class _ReadoutBackward(_Backward):
+    def __init__(self, layer, spikes, where):
+        super().__init__(layer, spikes)
+        self.where = where
+
+    def __call__(self, grad):
+        below, grads, scratch, v_init = self.prepare()
+        lengths = _lengths(self.spikes)
+        if self.layer.neuron.reduce == "mean":
+            grad = grad / lengths[:, None].astype(grad.dtype)
+        grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
+        with single_threaded_blas(self.blas):
+            over(
+                compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), len(scratch["d"]),
+                MODES[self.layer.neuron.reduce], lengths, self.spikes.shape[1], rows_of(self.spikes, self.layer.delay),
+                self.weight, self.bias, self.p, grad, self.where, below,
+                (grads["weight"], grads["bias"], grads["p"]),
+                (*(scratch[k] for k in ("d", "dx", "frame", "product", "states", "x")), np.empty_like(grads["bias"])),
+                v_init,
+            )  # fmt: skip
+        return self.gradients(below, grads)
+
+
+def counts(spikes: Spikes, wake: bool = False) -> Tensor:
+    """Events of each neuron in each sample, Tensor [B, N]; differentiable where `spikes` comes from a layer.
+
+    With `wake`, the gradient also reaches neurons that have no active site in a sample, through their closest approach
+    to the threshold (the step of the largest u): such neurons lie outside the band, and no other loss reaches them. A
+    deviation from Perez-Nieves & Goodman 2021, whose sparse runs died where a layer fell silent.
+    """
+    size, steps, n = spikes.shape
+    total = np.zeros((size, n), np.float32)
+    values = np.empty(0, np.float32) if spikes.values is None else spikes.values
+    over(batch.counts, size, spikes.indptr, spikes.indices, values, steps, total)
+    active = spikes.active
+
+    def vjp(grad):
+        if active is None:
+            return (None,)
+        grad = grad.astype(active.u.dtype)
+        if active.dense:
+            out = np.repeat(grad[:, None, :], steps, axis=1)
+        else:
+            out = np.empty(len(active.indices), active.u.dtype)
+            over(batch.spread_counts, size, active.indptr, active.indices, steps, grad, out)
+        return (SpikesGrad(out, np.where(_reached(active, (size, steps, n)), 0, grad) if wake else None),)
+
+    return record("counts", Tensor(total), (spikes,), vjp)
+
+
+def _reached(active, shape):
+    """Whether a neuron has an active site in a sample, bool [B, N]."""
+    if active.dense:
+        return (np.abs(active.u) < active.band).any(axis=1)
+    size, steps, n = shape
+    number = np.zeros((size, n), np.float32)
+    over(batch.counts, size, active.indptr, active.indices, np.empty(0, np.float32), steps, number)
+    return number > 0
+
+
+def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
+    """Leave out events with probability p and scale the others by 1 / (1 - p).
+
+    The choice is a hash of (seed, sample, neuron), and of the step too with `per_event`: the same at an event and at
+    the active site under it, so that the gradient is exact and nothing has to be kept for it.
+    """
+    size, steps, n = spikes.shape
+    scale = np.float32(1 / (1 - p))
+    kept = np.empty(spikes.n_events, np.bool_)
+    over(batch.keep_mask, size * steps, spikes.indptr, spikes.indices, steps, seed, p, per_event, kept)
+    ends = np.concatenate(([0], np.cumsum(kept)))
+    values = np.full(int(ends[-1]), scale) if spikes.values is None else spikes.values[kept] * scale
+    active = spikes.active
+    out = Spikes(
+        ends[spikes.indptr], spikes.indices[kept], spikes.shape, dt=spikes.dt, values=values, space=spikes.space,
+        lengths=spikes.lengths, active=active,
+    )  # fmt: skip
+
+    def vjp(grad):
+        if active.dense:
+            rows = np.arange(size * steps + 1, dtype=np.int64) * n
+            places = np.tile(np.arange(n, dtype=index_dtype(n)), size * steps)
+        else:
+            rows, places = active.indptr, active.indices
+        mask = np.empty(len(places), np.bool_)
+        over(batch.keep_mask, size * steps, rows, places, steps, seed, p, per_event, mask)
+        return (SpikesGrad(grad.active * (mask.reshape(grad.active.shape) * scale)),)
+
+    return record("dropout", out, (spikes,), vjp)
+
+
+def to(spikes: Spikes, device: str) -> Spikes:
+    """These events on a device; "cpu" is where they are made."""
+    check_device(device)
+    return spikes
+
+
+Spikes.counts, Spikes.to = counts, to

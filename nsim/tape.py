@@ -1,0 +1,196 @@
+"""Tensor, and the tape: an iterative reverse walk that frees each node as soon as it was used.
+
+A node is one operation on whole arrays (one layer over the whole sequence, never one step). Its `vjp`, a closure or an
+object, maps the gradient of the output to the gradients of the parents; what it holds is what the tape keeps, so
+`saved_bytes` reads exactly that. Gradients are arrays, or any type with `+` (see `ops.SpikesGrad`).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from nsim.errors import GradientError
+
+_recording = ContextVar("nsim_recording", default=True)
+
+
+@contextmanager
+def no_grad():
+    """Context in which no operation is recorded."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Node:
+    """One recorded operation: its name, its parents (nodes or leaves), and the closure that makes their gradients."""
+
+    __slots__ = ("keep", "name", "parents", "vjp")
+
+    def __init__(self, name, parents, vjp):
+        self.name, self.parents, self.vjp = name, parents, vjp
+        self.keep = None
+
+
+class Tensor:
+    """An array with a gradient.
+
+    Parameters
+    ----------
+    data : array
+        Integers and booleans become float32; float32 and float64 stay as they are and are not copied.
+    requires_grad : bool
+        Whether `backward` accumulates into `.grad`.
+    name : str, optional
+        Name in messages and files.
+    """
+
+    __array_priority__ = 1000  # array + tensor is ours
+
+    def __init__(self, data, requires_grad=False, name=None):
+        data = np.asarray(data)
+        self.data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
+        self.requires_grad, self.name = requires_grad, name
+        self.grad = None
+        self.node = None
+
+    @property
+    def shape(self):
+        return self.data.shape
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def ndim(self):
+        return self.data.ndim
+
+    @property
+    def size(self):
+        return self.data.size
+
+    def __len__(self):
+        return len(self.data)
+
+    def numpy(self) -> np.ndarray:
+        return self.data
+
+    def item(self) -> float:
+        """The value of a tensor of one element, as a float."""
+        return float(self.data.item())
+
+    __float__ = item
+
+    def detach(self) -> Tensor:
+        """The same data, cut off from the tape."""
+        return Tensor(self.data)
+
+    def backward(self, grad=None):
+        """Add dL/dp to `.grad` of every leaf p that this tensor L was computed from.
+
+        Parameters
+        ----------
+        grad : array, optional
+            dL/d(self), of this tensor's shape; 1 for a single number, else required.
+
+        Raises
+        ------
+        GradientError
+            If nothing was recorded, the tape was used already, or `grad` is missing.
+        """
+        if grad is None:
+            if self.size != 1:
+                raise GradientError(
+                    f"backward() of a tensor of shape {self.shape} needs grad=; reduce it to a number first"
+                )
+            grad = np.ones_like(self.data)
+        backward(self, np.asarray(grad, self.dtype).reshape(self.shape))
+
+    def __repr__(self):
+        label = f", name={self.name!r}" if self.name else ""
+        return f"Tensor({np.array2string(self.data, precision=4, threshold=8)}{label})"
+
+
+def record(name, output, parents, vjp):
+    """Attach `output` (Tensor or Spikes) to the tape; `vjp(grad)` gives a gradient, or None, for each of `parents`."""
+    if _recording.get() and any(p.requires_grad for p in parents):
+        output.requires_grad = True
+        output.node = Node(name, [p.node or (p if p.requires_grad else None) for p in parents], vjp)
+    return output
+
+
+def recording(*parents) -> bool:
+    """Whether an operation on these would be recorded."""
+    return _recording.get() and any(p.requires_grad for p in parents)
+
+
+def backward(root, grad):
+    """Walk the tape back from `root`, whose gradient is `grad`."""
+    if root.node is None:
+        raise GradientError("nothing to walk back: no operation on a parameter was recorded (is it inside no_grad()?)")
+    pending = {id(root.node): grad}
+    for node in reversed(_order(root.node)):
+        grad = pending.pop(id(node), None)
+        if node.vjp is None:
+            raise GradientError(
+                f"{node.name}: this part of the tape was already used and freed; run the forward pass again"
+            )
+        if grad is not None:
+            if node.keep is not None:
+                node.keep.grad = grad
+            for parent, part in zip(node.parents, node.vjp(grad), strict=True):
+                if parent is None or part is None:
+                    continue
+                if isinstance(parent, Node):
+                    pending[id(parent)] = pending[id(parent)] + part if id(parent) in pending else part
+                else:
+                    parent.grad = np.array(part) if parent.grad is None else parent.grad + part
+        node.vjp, node.parents = None, ()
+
+
+def _order(root):
+    """Nodes reachable from root, parents first."""
+    order, seen, stack = [], set(), [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((p, False) for p in node.parents if isinstance(p, Node) and id(p) not in seen)
+    return order
+
+
+def _held(vjp) -> list:
+    """What a vjp holds: the cells of a closure, or the attributes of an object."""
+    if hasattr(vjp, "__closure__"):
+        return [cell.cell_contents for cell in vjp.__closure__ or ()]
+    return list(vars(vjp).values()) if vjp is not None else []
+
+
+def saved_bytes(value) -> int:
+    """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted."""
+    if value.node is None:
+        return 0
+    buffers, parameters = {}, set()
+    for node in _order(value.node):
+        parameters |= {id(p.data) for p in node.parents if isinstance(p, Tensor)}
+        stack = _held(node.vjp)
+        while stack:
+            held = stack.pop()
+            if isinstance(held, np.ndarray):
+                while isinstance(held.base, np.ndarray):
+                    held = held.base
+                buffers[id(held)] = held.nbytes
+            elif isinstance(held, (tuple, list)):
+                stack.extend(held)
+            elif hasattr(held, "arrays"):
+                stack.extend(held.arrays)
+    return sum(size for buffer, size in buffers.items() if buffer not in parameters)

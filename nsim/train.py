@@ -1,0 +1,341 @@
+"""Training and evaluation loops: progress, validation, best model, checkpoints that resume to the same bits."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nsim import io, optim
+from nsim.errors import DataError, ParameterError, TrainingError
+from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, with_lengths
+from nsim.events import tick
+
+# What one epoch adds to the history.
+KEYS = (
+    "epoch", "lr", "loss", "penalty", "accuracy", "val_loss", "val_accuracy", *LAYERED, "samples_per_second", "seconds",
+)  # fmt: skip
+
+
+@dataclass
+class History:
+    """What `fit` gives back.
+
+    history : dict of lists, one entry an epoch, epochs counted from 0. "epoch", "lr", "loss" (without regularizers),
+        "penalty" (the regularizers), "accuracy", "val_loss", "val_accuracy" (NaN without `val`), "samples_per_second"
+        (training), "seconds" (with validation); and lists over the hidden spiking layers: "spikes_per_neuron" (for each
+        sample), "active_fraction" (active sites for each site), "density" (spikes for each site)
+    best_epoch : int, the epoch whose weights the net now has
+    stopped_early : bool, whether `patience` ended the training
+    out : Path or None, the folder with last.h5 and best.h5
+    """
+
+    history: dict[str, list] = field(repr=False)
+    best_epoch: int
+    stopped_early: bool
+    out: Path | None
+
+
+def fit(
+    net, data, *, epochs, batch=256, dt, steps, opt=None, loss=None, val=None, transform=None, regularizers=(),
+    schedule=None, clip=None, seed=0, out=None, resume=True, patience=None, progress=True, clamp=False,
+    binning="floor", callbacks=(),
+) -> History:  # fmt: skip
+    """Train a net.
+
+    Parameters
+    ----------
+    net : nsim.nn.Sequential
+    data : data set with `.batches(batch, dt=, steps=, shuffle=, seed=, epoch=, transform=)`
+    epochs : int, in total: a resumed run does what is left of them
+    batch : int, samples
+    dt : float, seconds; steps : int
+    opt : nsim.optim.Optimizer, default Adam(net.parameters(), lr=1e-3)
+    loss : function (output, labels) -> Tensor, default `losses.cross_entropy`
+        One with a parameter `lengths` is also given the true steps of each sample.
+    val : data set, optional
+        Held-out part of the training data, evaluated after each epoch. The net ends with the weights of the epoch of
+        highest accuracy on it (of equals the lowest loss); without `val`, with those of the last epoch.
+    transform : passed on to `data.batches` in training
+    regularizers : functions (list of hidden Spikes) -> Tensor, each added to the loss
+        For example `functools.partial(losses.spike_rate_upper, limit=10)`.
+    schedule : function epoch -> lr, optional
+        See `optim.cosine_lr`; sets `opt.lr` at the start of each epoch.
+    clip : float, optional
+        Largest joint norm of the gradients.
+    seed : int
+        Order of the samples, transforms and dropout are functions of (seed, epoch).
+    out : folder, optional
+        After each epoch last.h5 (net, optimiser, history, best weights) and, if it was the best, best.h5 are written.
+    resume : bool
+        Go on from out/last.h5 if it is there. A run that was killed at any moment and is started again ends with the
+        same bits as one that was not. False starts anew and overwrites.
+    patience : int, optional
+        Stop after so many epochs without a new best one; needs `val`.
+    progress : bool
+        Show a progress bar.
+    clamp : bool
+        At most one event for each neuron and step, in training only (Perez-Nieves & Goodman 2021).
+    binning : "floor" or "round"
+        Step of an event, in training and validation; see `nsim.datasets`.
+    callbacks : functions (net, history dict), called after each epoch's checkpoint
+
+    Raises
+    ------
+    TrainingError
+        If the loss or a gradient is no longer finite; the layer is named and the last checkpoint kept.
+    DataError, ParameterError
+        If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings.
+    """
+    opt = optim.Adam(net.parameters()) if opt is None else opt
+    run = _Run(
+        net=net, data=data, epochs=epochs, batch=batch, dt=dt, steps=steps, opt=opt, loss=with_lengths(loss), val=val,
+        transform=transform, regularizers=list(regularizers), schedule=schedule, clip=clip, seed=seed, clamp=clamp,
+        binning=binning,
+        out=None if out is None else Path(out), patience=patience, progress=progress,
+    )  # fmt: skip
+    run.check()
+    if resume:
+        run.resume()
+    training = net.training
+    try:
+        while not (run.done or run.out_of_patience):
+            run.epoch()
+            run.keep()
+            for callback in callbacks:
+                callback(net, run.history)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"training interrupted in epoch {len(run.history['epoch'])}; {run.last_good}")
+        raise
+    finally:
+        net.train(training)
+    if run.best_weights is not None:
+        net.load_state_dict(run.best_weights)
+    return History(run.history, run.best_epoch, run.out_of_patience and not run.done, run.out)
+
+
+@dataclass
+class _Run:
+    """One call of `fit`: its options, and what changes from epoch to epoch."""
+
+    net: object
+    data: object
+    epochs: int
+    batch: int
+    dt: float
+    steps: int
+    opt: optim.Optimizer
+    loss: object
+    val: object
+    transform: object
+    regularizers: list
+    schedule: object
+    clip: float | None
+    seed: int
+    clamp: bool
+    binning: str
+    out: Path | None
+    patience: int | None
+    progress: bool
+    history: dict = field(default_factory=lambda: {key: [] for key in KEYS})
+    best_weights: dict | None = None
+
+    def check(self):
+        """Refuse impossible options before anything is computed; note the settings that a resumed run must share."""
+        for name, least in (("epochs", 1), ("batch", 1), ("steps", 1), ("seed", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, np.integer)) and value >= least) and not (
+                name == "patience" and value is None
+            ):
+                raise ParameterError(f"fit: {name} = {value!r}; expected a whole number, at least {least}")
+        tick(self.dt)
+        if self.patience is not None and self.val is None:
+            raise ParameterError("fit: patience needs val, held-out data to be patient about")
+        if self.clip is not None and not self.clip > 0:
+            raise ParameterError(f"fit: clip = {self.clip}; expected a positive norm, or None")
+        for name in ("data", "val"):
+            if getattr(self, name) is not None and not hasattr(getattr(self, name), "batches"):
+                raise ParameterError(f"fit: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
+        if not hasattr(self.net, "__iter__"):
+            raise ParameterError(f"fit: the net is a {type(self.net).__name__}; put it into nn.Sequential(...)")
+        io.shared_names(self.net, self.opt)
+        names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
+        optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
+        self.settings = json.loads(
+            json.dumps({name: getattr(self, name) for name in names} | {"opt": optimiser}, default=float)
+        )
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def done(self):
+        return len(self.history["epoch"]) >= self.epochs
+
+    @property
+    def best_epoch(self):
+        """Highest validation accuracy, of equals the lowest loss, of equals the first; without validation the last."""
+        count = len(self.history["epoch"])
+        if self.val is None:
+            return count - 1
+        return max(range(count), key=lambda k: (self.history["val_accuracy"][k], -self.history["val_loss"][k]))
+
+    @property
+    def out_of_patience(self):
+        epochs = len(self.history["epoch"])
+        return self.patience is not None and epochs > 0 and epochs - 1 - self.best_epoch >= self.patience
+
+    @property
+    def last_good(self):
+        """Where the last checkpoint is, in words."""
+        if self.out is None:
+            return "nothing was kept (give out= to keep a checkpoint of each epoch)"
+        if not self.history["epoch"]:
+            return f"no epoch was finished, so {self.out} holds no checkpoint of this run"
+        return (
+            f"{self.out / 'last.h5'} holds the state after epoch {self.history['epoch'][-1]}; call fit again to go on"
+        )
+
+    def resume(self):
+        """Take over net, optimiser, history and best weights from out/last.h5, if it is there."""
+        if self.out is None or not (self.out / "last.h5").exists():
+            return
+        path, way_out = self.out / "last.h5", "give another out=, or resume=False to overwrite it"
+        meta = io.read_meta(path)
+        if "settings" not in meta:
+            raise DataError(f"{path} is not a checkpoint of nsim.fit; {way_out}")
+        try:
+            for name, value in self.settings.items():
+                if meta["settings"].get(name) != value and name != "opt":
+                    raise DataError(
+                        f"{path} was made with {name} = {meta['settings'].get(name)}, this call has {value}"
+                    )
+            if meta["settings"]["opt"] != self.settings["opt"]:
+                raise DataError(f"{path} was made with {meta['settings']['opt']}, this call has {self.settings['opt']}")
+            io.restore(path, self.net, self.opt)
+        except DataError as error:
+            raise DataError(f"{error}; {way_out}") from error
+        self.history = {key: meta[f"history.{key}"].tolist() for key in KEYS}
+        best = {name: meta[f"best.{name}"] for name in self.net.state_dict() if f"best.{name}" in meta}
+        self.best_weights = best or None
+
+    def epoch(self):
+        """Train on all of the data once, validate, and add an entry to the history."""
+        epoch, began = len(self.history["epoch"]), time.perf_counter()
+        self.net.seed(self.seed, epoch)
+        self.net.train()
+        if self.schedule is not None:
+            self.opt.lr = float(self.schedule(epoch))
+        totals, size = Totals(self.net), len(self.data) if hasattr(self.data, "__len__") else None
+        batches = batches_of(
+            self.data, self.batch, self.dt, self.steps, self.clamp, self.binning,
+            shuffle=True, seed=self.seed, epoch=epoch, transform=self.transform,
+        )  # fmt: skip
+        with tqdm(total=size, desc=f"epoch {epoch}/{self.epochs}", unit="sample", disable=not self.progress) as bar:
+            for k, (spikes, labels) in enumerate(batches):
+                self.step(spikes, labels, totals, f"epoch {epoch}, batch {k}")
+                bar.set_postfix_str(totals.line(), refresh=False)
+                bar.update(len(labels))
+            totals.check()
+            entry = {"epoch": epoch, "lr": self.opt.lr, **totals.means()}
+            entry["samples_per_second"] = totals.samples / (time.perf_counter() - began)
+            entry |= self.validate(epoch)
+            if self.val is not None:
+                bar.set_postfix_str(f"{totals.line()}, val {entry['val_accuracy']:.1%}")
+        entry["seconds"] = time.perf_counter() - began
+        for key, values in self.history.items():
+            values.append(entry[key])
+
+    def step(self, spikes, labels, totals, where):
+        """One batch: forward, loss, backward, one move of the optimiser, which is not made from NaN or infinity."""
+        try:
+            output, hidden = self.net(spikes, hidden=True)
+        except ParameterError as error:
+            if bad := _bad_parameter(self.net):
+                raise TrainingError(f"{where}: {bad}; {self.last_good}") from error
+            raise
+        loss = self.loss(output, labels, spikes.lengths)
+        value, total = loss.item(), loss
+        for regularizer in self.regularizers:
+            total = total + regularizer(hidden)
+        if not np.isfinite(total.item()):
+            blame = _blame(self.net, spikes, hidden, output)
+            raise TrainingError(
+                f"{where}: the loss is {total.item()}; {blame}; lower lr or give clip=; {self.last_good}"
+            )
+        totals.add(spikes, labels, output, hidden, value, total.item() - value)
+        self.opt.zero_grad()
+        total.backward()
+        if bad := _bad_gradient(self.net):
+            raise TrainingError(f"{where}: {bad}; lower lr or give clip=; {self.last_good}")
+        if self.clip is not None:
+            optim.clip_grad_norm(self.opt.params, self.clip)
+        self.opt.step()
+
+    def validate(self, epoch):
+        if self.val is None:
+            return {"val_loss": np.nan, "val_accuracy": np.nan}
+        if bad := _bad_parameter(self.net):
+            raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=; {self.last_good}")
+        result = evaluate(
+            self.net, self.val, batch=self.batch, dt=self.dt, steps=self.steps, loss=self.loss, binning=self.binning
+        )
+        if not np.isfinite(result.loss):
+            raise TrainingError(f"epoch {epoch}: the validation loss is {result.loss}; {self.last_good}")
+        return {"val_loss": result.loss, "val_accuracy": result.accuracy}
+
+    def keep(self):
+        """Remember the best weights; write best.h5 and then last.h5, each whole or not at all.
+
+        A run killed between the two repeats this epoch from the older last.h5 and writes the same best.h5 again.
+        """
+        epoch = self.history["epoch"][-1]
+        if bad := _bad_parameter(self.net):
+            raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=")
+        if self.val is not None and self.best_epoch == epoch:
+            self.best_weights = self.net.state_dict()
+            if self.out is not None:
+                scores = {key: self.history[key][-1] for key in ("epoch", "val_accuracy", "val_loss")}
+                io.save(self.out / "best.h5", self.net, **scores)
+        if self.out is not None:
+            arrays = {f"history.{key}": np.array(values) for key, values in self.history.items()}
+            arrays |= {f"best.{name}": a for name, a in (self.best_weights or {}).items()}
+            io.save(self.out / "last.h5", self.net, self.opt, settings=self.settings, **arrays)
+
+
+def _bad_parameter(net):
+    """The first parameter that is not finite, in words, or None."""
+    for name, p in net.named_parameters().items():
+        if not np.isfinite(p.data).all():
+            return f"layer {name.rpartition('.')[0] or name!r}: parameter {name} holds {_first_bad(p.data)}"
+    return None
+
+
+def _bad_gradient(net):
+    """The gradient that is not finite and nearest to the loss, where the backward pass met it first, or None."""
+    for name, p in reversed(net.named_parameters().items()):
+        if p.grad is not None and not np.isfinite(p.grad.sum()) and not np.isfinite(p.grad).all():
+            return f"layer {name.rpartition('.')[0] or name!r}: the gradient of {name} holds {_first_bad(p.grad)}"
+    return None
+
+
+def _blame(net, spikes, hidden, output):
+    """Where the first number that is not finite stands: input, parameters, hidden layers, readout, loss."""
+    if spikes.values is not None and not np.isfinite(spikes.values).all():
+        return f"the input holds {_first_bad(spikes.values)}"
+    if bad := _bad_parameter(net):
+        return bad
+    layers = [layer.name for layer in net if hasattr(layer, "neuron")]
+    for name, layer in zip(layers, hidden, strict=False):
+        if layer.active is not None and not np.isfinite(layer.active.u).all():
+            return f"layer {name}: its output comes from a potential of {_first_bad(layer.active.u)}"
+    if hasattr(output, "data") and not np.isfinite(output.data).all():
+        return f"layer {layers[-1]}: its output holds {_first_bad(output.data)}"
+    return "all layers are finite, so the loss function made it"
+
+
+def _first_bad(a):
+    return a[~np.isfinite(a)].flat[0]

@@ -1,0 +1,82 @@
+"""Small random inputs, lively layers and bit-for-bit comparisons, for several test files."""
+
+import hashlib
+import itertools
+
+import numpy as np
+
+from nsim import LI, Spikes, nn, no_grad
+from nsim.neurons import MODELS
+
+DT = 1e-3
+SPIKING = [name for name, model in MODELS.items() if model.spiking]
+
+
+def counts(batch=3, steps=12, n=9, density=0.15, seed=0):
+    """Random event counts [B, T, N], repeated events among them."""
+    return np.random.default_rng(seed).poisson(density, (batch, steps, n))
+
+
+def spikes(*size, lengths=None, dt=DT, **options):
+    """The same as Spikes."""
+    return Spikes.from_dense(counts(*size, **options), dt, lengths=lengths)
+
+
+def network(name="LIF", sizes=(9, 33, 17, 5), *, neuron=None, readout=None, dtype=np.float32, **options):
+    """Layers of a registered model and a readout, whose weights are enlarged until every layer fires.
+
+    `neuron` and `readout` are options of the models, `options` those of the connections.
+    """
+    pairs = list(itertools.pairwise(sizes))
+    layers = [
+        nn.Dense(n_in, n, MODELS[name](**(neuron or {})), dtype=dtype, seed=k, **options)
+        for k, (n_in, n) in enumerate(pairs[:-1])
+    ]
+    last = LI(**({"reduce": "sum"} | (readout or {})))
+    shared = {key: value for key, value in options.items() if key != "recurrent"}
+    net = nn.Sequential(*layers, nn.Dense(*pairs[-1], last, dtype=dtype, seed=len(layers), **shared))
+    for k, layer in enumerate(net):
+        if layer.bias is not None:
+            layer.bias.data[:] = np.random.default_rng(k).normal(0, 0.05, layer.n_out)
+    enliven(net, spikes(4, 30, sizes[0], density=0.2, seed=99))
+    return net
+
+
+def enliven(net, sample, density=0.05):
+    """Double the weights of each spiking layer until it fires at that density."""
+    with no_grad():
+        for layer in net:
+            if not layer.neuron.spiking:
+                return
+            fired = layer(sample)
+            while fired.density < density:
+                layer.weight.data *= 2
+                fired = layer(sample)
+            sample = fired
+
+
+def gradients(net):
+    """Copies of all gradients by name, which are then cleared."""
+    found = {name: np.array(tensor.grad) for name, tensor in net.named_parameters().items()}
+    for tensor in net.parameters():
+        tensor.grad = None
+    return found
+
+
+def same_bits(a, b):
+    """Whether two arrays (or None) are of one type and shape and hold the same bits."""
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def same_events(a, b):
+    """Whether two Spikes hold the same events of the same sizes, bit for bit."""
+    return a.shape == b.shape and all(
+        same_bits(getattr(a, name), getattr(b, name)) for name in ("indptr", "indices", "values")
+    )
+
+
+def digest(arrays):
+    """One number for the bits of many arrays."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()

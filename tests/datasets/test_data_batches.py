@@ -1,0 +1,184 @@
+"""Choosing samples, and batches of Spikes against a plain count of the file's events."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from nsim.datasets import SHD, EventData, Events
+from nsim.datasets.transforms import DropEvents, PoolUnits
+from nsim.errors import DataError, EventError, EventWarning, ParameterError, ShapeError
+
+
+def made(samples=60, n=12, seed=0, speakers=True):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 30, samples)
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    times = np.concatenate([np.sort(rng.integers(0, 50_000, c)) for c in counts]).astype(np.int32)
+    events = Events(times, rng.integers(0, n, starts[-1]).astype(np.uint16), starts, (n,))
+    labels = np.arange(samples) % 5
+    people = rng.integers(0, 6, samples) if speakers else None
+    return EventData(events, labels, name="made", classes="abcde", speakers=people)
+
+
+def dense(data, indices, dt, steps):
+    out = np.zeros((len(indices), steps, data.n))
+    for b, i in enumerate(indices):
+        times, units, _ = data[i]
+        for t, u in zip(np.rint(times * 1e6).astype(int) // round(dt * 1e6), units, strict=True):
+            if t < steps:
+                out[b, t, u] += 1
+    return out
+
+
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+@pytest.mark.parametrize("steps", [50, 20, None])
+def test_batches_are_the_events(steps):
+    data = made()
+    batches = data.batches(16, dt=1e-3, steps=steps)
+    seen = 0
+    for spikes, labels in batches:
+        chosen = np.arange(seen, seen + len(labels))
+        np.testing.assert_array_equal(spikes.to_dense(), dense(data, chosen, 1e-3, spikes.shape[1]))
+        np.testing.assert_array_equal(labels, data.labels[chosen])
+        assert labels.dtype == np.int64 and spikes.dt == 1e-3 and spikes.space == (12,)
+        seen += len(labels)
+    assert seen == 60 and len(batches) == 4 and batches.events == data.n_events
+    times = np.concatenate([data[i][0] for i in range(60)])
+    late = 0 if steps is None else np.count_nonzero(np.rint(times * 1e6) >= steps * 1000)
+    assert batches.late == late
+
+
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+def test_seed_and_epoch_fix_the_bits():
+    data = made()
+
+    def run(**options):
+        found = data.batches(7, dt=1e-3, steps=50, **({"shuffle": True, "transform": DropEvents(0.3)} | options))
+        return [(s.indptr, s.indices, y) for s, y in found]
+
+    def same(a, b):
+        return all(np.array_equal(x, y) for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True))
+
+    assert same(run(seed=3, epoch=2), run(seed=3, epoch=2))
+    assert not same(run(seed=3, epoch=2), run(seed=3, epoch=1))
+    assert not same(run(seed=3), run(seed=4))
+    assert not same(run(seed=3, shuffle=False), run(seed=4, shuffle=False))
+    labels = np.concatenate([y for *_, y in run(seed=3)])
+    assert not np.array_equal(labels, data.labels) and np.array_equal(np.sort(labels), np.sort(data.labels))
+    assert len(run(drop_last=True)) == 8 and len(run()) == 9
+
+
+def test_late_and_double_events_are_told_once():
+    data = made()
+    batches = data.batches(16, dt=10e-3, steps=3)
+    with pytest.warns(EventWarning, match="lie past the end and were left out"):
+        list(batches)
+    whole = dense(data, range(60), 10e-3, 3)
+    assert batches.doubles == (whole - np.minimum(whole, 1)).sum() and batches.late > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = data.batches(16, dt=10e-3, steps=3, epoch=1)
+        list(again)
+        list(data.subset(np.arange(9)).batches(16, dt=10e-3, steps=3))
+    assert again.late == batches.late
+    clamped = data.batches(60, dt=10e-3, steps=3, clamp=True)
+    with pytest.warns(EventWarning, match="only one of each is kept"):
+        spikes, _ = next(iter(clamped))
+    np.testing.assert_array_equal(spikes.to_dense(), np.minimum(whole, 1))
+
+
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+def test_round_binning():
+    events = Events(np.array([0, 499, 500, 1500, 2499], np.int32), np.zeros(5, np.uint16), np.array([0, 5]), (1,))
+    data = EventData(events, [0], name="edges", classes="a")
+    for binning, expected in (("floor", [3, 1, 1]), ("round", [3, 0, 2])):
+        spikes, _ = next(iter(data.batches(1, dt=1e-3, binning=binning)))
+        np.testing.assert_array_equal(spikes.to_dense()[0, :, 0], expected)
+
+
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+def test_pooling_changes_n():
+    spikes, _ = next(iter(made().batches(8, dt=1e-3, steps=50, transform=[PoolUnits(5), DropEvents(0.1)])))
+    assert spikes.shape == (8, 50, 3) and spikes.space == (3,)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"batch": 0}, "batch = 0"),
+        ({"dt": 0.0}, "dt = 0.0"),
+        ({"dt": -1e-3}, "dt = -0.001"),
+        ({"steps": 0}, "steps = 0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"binning": "ceil"}, "binning = 'ceil'"),
+        ({"batch": 100, "drop_last": True}, "has only 60 samples"),
+    ],
+)
+def test_impossible_options(options, words):
+    with pytest.raises(ParameterError, match=words):
+        made().batches(**({"batch": 8, "dt": 1e-3, "steps": 50} | options))
+    with pytest.raises(ParameterError, match="no sample of made is left"):
+        made().subset(np.zeros(0, int)).batches(8, dt=1e-3)
+
+
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        (lambda e: e._replace(times=e.times - 60_000), "expected int >= 0"),
+        (lambda e: e._replace(times=e.times[1:]), "times, "),
+        (lambda e: e._replace(units=e.units + np.uint16(9)), "outside 0 to 11"),
+        (lambda e: e._replace(times=e.times * 1e-6), "expected int"),
+    ],
+)
+def test_a_transform_that_breaks_events_is_named(broken, words):
+    with pytest.raises(EventError, match=words):
+        list(made().batches(8, dt=1e-3, steps=50, transform=lambda events, rng: broken(events)))
+
+
+def test_split_keeps_the_classes():
+    data = made(samples=100)
+    rest, held = data.split(0.2, seed=1)
+    assert len(rest) == 80 and np.bincount(held.labels).tolist() == [4] * 5
+    assert np.array_equal(np.sort(np.concatenate([rest.index, held.index])), np.arange(100))
+    assert np.array_equal(held.index, data.split(0.2, seed=1)[1].index)
+    assert not np.array_equal(held.index, data.split(0.2, seed=2)[1].index)
+
+
+def test_split_by_speaker():
+    data = made(samples=100)
+    for held_out in (0.3, [2, 5]):
+        rest, held = data.split_by_speaker(held_out, seed=4)
+        assert not np.intersect1d(rest.speakers, held.speakers).size and len(rest) + len(held) == 100
+    assert set(held.speakers) == {2, 5}
+    assert held[3][2] == data[int(held.index[3])][2]
+    inner, _ = rest.split_by_speaker([0])
+    assert 0 not in inner.speakers and 2 not in inner.speakers
+    for bad in (0.0, 1.0, [9], [0, 1, 2, 3, 4, 5]):
+        with pytest.raises(ParameterError):
+            data.split_by_speaker(bad)
+    with pytest.raises(DataError, match="does not say who speaks"):
+        made(speakers=False).split_by_speaker(0.1)
+
+
+def test_subset_and_items():
+    data = made()
+    part = data.subset([5, 1])
+    assert len(part) == 2 and part.n_events == data.sizes[[5, 1]].sum() and part[-1][2] == data[1][2]
+    for bad in ([60], [-1], [0.5], [[1]]):
+        with pytest.raises(ParameterError, match="subset"):
+            data.subset(bad)
+    with pytest.raises(IndexError):
+        part[2]
+    with pytest.raises(ShapeError, match="60 recordings, 3 labels"):
+        EventData(data.events, [0, 1, 2], name="wrong", classes="abc")
+
+
+def test_shd_from_a_file(shd_file, small):
+    data = SHD("train", shd_file.parent)
+    assert data.name == "SHD (unverified copy: shd_train.h5)" and len(data) == 3 and data.n == 700
+    assert data.n_classes == 20 and data.classes[0] == "zero" and data.classes[19] == "neun"
+    np.testing.assert_array_equal(data.labels, small.labels)
+    np.testing.assert_array_equal(data.speakers, small.speakers)
+    spikes, _ = next(iter(data.batches(3, dt=2e-3)))
+    np.testing.assert_array_equal(spikes.to_dense(), dense(data, range(3), 2e-3, spikes.shape[1]))

@@ -1,0 +1,232 @@
+"""Files: exact round trips, foreign and damaged files, writes that are whole or not at all."""
+
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from nsim import io, nn, optim
+from nsim.errors import DataError, NsimError, ParameterError
+from nsim.neurons import ALIF, LI, LIF
+
+
+def make_net(hidden=7, seed=0):
+    return nn.Sequential(
+        nn.Dense(12, hidden, LIF(tau_mem=10e-3, learn="tau_mem"), recurrent=True, bias=True, seed=seed),
+        nn.Dropout(0.2),
+        nn.Dense(hidden, 6, ALIF(tau_mem=np.linspace(5e-3, 9e-3, 6), band=None), delay=2, seed=seed + 1),
+        nn.Dense(6, 3, LI(tau_mem=20e-3, reduce="max"), seed=seed + 2),
+    )
+
+
+def make_opt(net, kind=optim.Adam, **options):
+    opt = kind(net.parameters(), **options)
+    for k, p in enumerate(net.parameters()):
+        p.grad = np.full_like(p.data, 0.1 * k - 0.2)
+    opt.step()
+    return opt
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}), (optim.Adam, {}), (optim.AdamW, {})],
+)
+def test_round_trip(tmp_path, kind, options):
+    net = make_net()
+    opt = make_opt(net, kind, **options)
+    meta = {
+        "epoch": 3,
+        "name": "ü/ n",
+        "nested": {"a": [1, 2.5, None]},
+        "curve": np.arange(6.0).reshape(2, 3),
+        "f": np.float32(0.5),
+    }
+    io.save(tmp_path / "net.h5", net, opt, **meta)
+    other, again, found = io.load(tmp_path / "net.h5")
+    assert other.describe() == net.describe() and again.describe() == opt.describe()
+    assert_same(other.state_dict(), net.state_dict())
+    assert_same(again.state_dict(), opt.state_dict())
+    np.testing.assert_array_equal(found.pop("curve"), meta.pop("curve"))
+    assert found == meta and io.read_meta(tmp_path / "net.h5").keys() == meta.keys() | {"curve"}
+    assert list(again.params.values()) == other.parameters()
+    assert_same(io.read_weights(tmp_path / "net.h5"), net.state_dict())
+    assert os.listdir(tmp_path) == ["net.h5"]
+
+
+def test_the_file_is_hdf5_without_pickle_and_its_bytes_do_not_vary(tmp_path):
+    net = make_net()
+    for name in ("a.h5", "b.h5"):
+        io.save(tmp_path / name, net, optim.Adam(net.parameters()), epoch=1)
+    content = (tmp_path / "a.h5").read_bytes()
+    assert content == (tmp_path / "b.h5").read_bytes()
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["parameters/0.weight"][()], net[0].weight.data)
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(content)
+
+
+def test_without_optimiser(tmp_path):
+    io.save(tmp_path / "net.h5", make_net())
+    _, opt, meta = io.load(tmp_path / "net.h5")
+    assert opt is None and meta == {}
+    net = make_net()
+    with pytest.raises(DataError, match="holds no optimiser"):
+        io.restore(tmp_path / "net.h5", net, optim.Adam(net.parameters()))
+
+
+def test_restore_into_what_exists(tmp_path):
+    net, other = make_net(), make_net(seed=9)
+    opt, again = make_opt(net), optim.Adam(other.parameters(), lr=0.5)
+    io.save(tmp_path / "net.h5", net, opt, epoch=4)
+    held = other[0].weight.data
+    assert io.restore(tmp_path / "net.h5", other, again) == {"epoch": 4}
+    assert held is other[0].weight.data
+    assert_same(other.state_dict(), net.state_dict())
+    assert_same(again.state_dict(), opt.state_dict())
+    with pytest.raises(DataError, match=r"net\.layers\[0\]\.n_out is 7 in the file, 8 here"):
+        io.restore(tmp_path / "net.h5", make_net(hidden=8))
+    with pytest.raises(DataError, match="state of Adam over"):
+        io.restore(tmp_path / "net.h5", other, optim.SGD(other.parameters(), 0.1))
+
+
+def test_what_cannot_be_saved_is_refused_and_the_old_file_kept(tmp_path):
+    net, path = make_net(), tmp_path / "net.h5"
+    io.save(path, net, epoch=1)
+    with pytest.raises(ParameterError, match="meta 'when'"):
+        io.save(path, net, when=object())
+    with pytest.raises(ParameterError, match="meta 'words'"):
+        io.save(path, net, words=np.array(["a"]))
+    with pytest.raises(ParameterError, match="does not have"):
+        io.save(path, net, optim.Adam(make_net().parameters()))
+    with pytest.raises(DataError, match="could not be written"):
+        io.save(tmp_path / "missing" / "net.h5", net)
+    assert io.load(path)[2] == {"epoch": 1}
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    net, path = make_net(), tmp_path / "net.h5"
+    io.save(path, net, epoch=1)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        io.save(path, net, epoch=2)
+    assert io.load(path)[2] == {"epoch": 1} and os.listdir(tmp_path) == ["net.h5"]
+
+
+def test_a_file_that_does_not_fit_itself(tmp_path):
+    """A right digest over wrong contents: parameters that are missing or of another shape are named."""
+    net = make_net()
+
+    def saved(**changes):
+        state = net.state_dict() | changes
+        state = {name: a for name, a in state.items() if a is not None}
+        net_like = type("Net", (), {"describe": net.describe, "state_dict": lambda self: state})()
+        io.save(tmp_path / "net.h5", net_like)
+        return tmp_path / "net.h5"
+
+    with pytest.raises(DataError, match=r"lacks the parameters \['0.bias'\]"):
+        io.load(saved(**{"0.bias": None}))
+    with pytest.raises(DataError, match=r"'0.bias' has shape \(3,\), the net's has \(7,\)"):
+        io.load(saved(**{"0.bias": np.zeros(3)}))
+    with pytest.raises(DataError, match=r"unknown \['9.bias'\]"):
+        io.load(saved(**{"9.bias": np.zeros(3)}))
+
+
+def test_foreign_files(tmp_path):
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["group/w"] = np.arange(6, dtype=np.float16).reshape(2, 3)
+        file["n"] = 5
+    for reader in (io.load, io.read_meta):
+        with pytest.raises(DataError, match="HDF5 file of another program"):
+            reader(tmp_path / "foreign.h5")
+        with pytest.raises(DataError, match="No such file"):
+            reader(tmp_path / "none.h5")
+    weights = io.read_weights(tmp_path / "foreign.h5")
+    assert weights["group/w"].dtype == np.float16 and weights["n"] == 5
+    np.testing.assert_array_equal(weights["group/w"], np.arange(6).reshape(2, 3))
+    with h5py.File(tmp_path / "text.h5", "w") as file:
+        file["t"] = "text"
+    (tmp_path / "text.txt").write_text("no weights")
+    with pytest.raises(DataError, match=r"array 't' has dtype .*, not numbers"):
+        io.read_weights(tmp_path / "text.h5")
+    with pytest.raises(DataError, match=r"neither HDF5, nor \.npz"):
+        io.read_weights(tmp_path / "text.txt")
+
+
+def test_a_later_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "VERSION", 2)
+    io.save(tmp_path / "net.h5", make_net())
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="format version 2, this nsim reads up to 1"):
+        io.load(tmp_path / "net.h5")
+
+
+def test_weights_from_npz_and_safetensors(tmp_path):
+    arrays = {"a": np.arange(4, dtype=np.float32), "b.c": np.eye(3), "i": np.arange(3)}
+    np.savez(tmp_path / "w.npz", **arrays)
+    np.savez_compressed(tmp_path / "z.npz", **arrays)
+    save_file(arrays, tmp_path / "w.safetensors")
+    for name in ("w.npz", "z.npz", "w.safetensors"):
+        assert_same(io.read_weights(tmp_path / name), arrays)
+    np.savez(tmp_path / "o.npz", a=np.array([{}], object))
+    with pytest.raises(DataError, match="damaged or not readable"):
+        io.read_weights(tmp_path / "o.npz")
+
+
+@pytest.mark.parametrize("name", ["net.h5", "w.npz", "w.safetensors"])
+def test_mutated_files(tmp_path, name):
+    """1,000 damaged files of each format: an nsim error or a dict of arrays; of an nsim file never the wrong ones."""
+    net, rng = make_net(), np.random.default_rng(0)
+    if name == "net.h5":
+        io.save(tmp_path / name, net)
+    elif name == "w.npz":
+        np.savez(tmp_path / name, **net.state_dict())
+    else:
+        save_file(net.state_dict(), tmp_path / name)
+    content = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+    bad, refused = tmp_path / ("bad" + name[name.index(".") :]), 0
+    for k in range(1000):
+        mutant = content[: rng.integers(len(content))].copy() if k % 4 == 0 else content.copy()
+        if k % 4 and len(mutant):
+            header = k % 4 == 3 and (name != "net.h5" or k < 100)  # a lost nsim header costs a child process each
+            size = min(700, len(mutant)) if header else len(mutant)
+            places = rng.integers(0, size, rng.integers(1, 4))
+            mutant[places] ^= rng.integers(1, 256, len(places)).astype(np.uint8)
+        bad.write_bytes(mutant.tobytes())
+        try:
+            found = io.read_weights(bad)
+        except NsimError:
+            refused += 1
+            continue
+        if name == "net.h5":
+            assert_same(found, net.state_dict())
+    assert refused > 300
+    if name == "net.h5":
+        assert refused >= 990  # all but those whose changes undo each other
+
+
+def test_damaged_foreign_hdf5_costs_no_crash(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["w"] = np.arange(50.0)
+    content, rng = bytearray((tmp_path / "w.h5").read_bytes()), np.random.default_rng(1)
+    for k in range(8):
+        mutant = content[: 300 * k] if k % 2 else bytearray(content)
+        for place in rng.integers(8, 800, 20) if not k % 2 else ():
+            mutant[place] ^= 0xFF
+        (tmp_path / "bad.h5").write_bytes(mutant)
+        try:
+            io.read_weights(tmp_path / "bad.h5")
+        except DataError as error:
+            assert "bad.h5" in str(error)

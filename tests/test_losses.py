@@ -1,0 +1,188 @@
+"""Losses against plain NumPy and finite differences."""
+
+import numpy as np
+import pytest
+
+from nsim import losses, nn, optim
+from nsim.errors import ParameterError, ShapeError
+from nsim.events import Spikes
+from nsim.neurons import LIF
+from nsim.tape import Tensor
+
+
+class Counted:
+    """Stands for the spikes of a layer: counts that are a leaf of the tape."""
+
+    def __init__(self, counts):
+        self.tensor, self.woken = Tensor(counts, requires_grad=True), None
+
+    def counts(self, wake=False):
+        self.woken = wake
+        return self.tensor
+
+
+def numeric_gradient(function, x, step=1e-6):
+    """Central differences of function(x), a float, in every entry of x (float64, changed and restored)."""
+    grad = np.zeros_like(x)
+    for k in np.ndindex(x.shape):
+        old = x[k]
+        x[k] = old + step
+        above = function()
+        x[k] = old - step
+        grad[k] = (above - function()) / (2 * step)
+        x[k] = old
+    return grad
+
+
+def check_gradient(loss, tensor):
+    """The tape's gradient of loss() with respect to tensor against finite differences."""
+    expected = numeric_gradient(lambda: loss().item(), tensor.data)
+    tensor.grad = None
+    loss().backward()
+    np.testing.assert_allclose(tensor.grad, expected, rtol=1e-6, atol=1e-8)
+
+
+def plain_cross_entropy(scores, labels, smoothing=0.0):
+    """[R, C], [R] -> [R], straight from the definition."""
+    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    y = np.full(scores.shape, smoothing / scores.shape[1])
+    y[np.arange(len(labels)), labels] += 1 - smoothing
+    return -(y * log_p).sum(axis=1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shape", [(5, 7), (1, 3), (4, 1)])
+def test_cross_entropy(shape, smoothing):
+    rng = np.random.default_rng(0)
+    x, labels = Tensor(rng.normal(size=shape), requires_grad=True), rng.integers(0, shape[1], shape[0])
+    value = losses.cross_entropy(x, labels, label_smoothing=smoothing)
+    assert value.shape == ()
+    np.testing.assert_allclose(
+        value.item(), plain_cross_entropy(x.data, labels, smoothing).mean(), rtol=1e-12, atol=1e-15
+    )
+    check_gradient(lambda: losses.cross_entropy(x, labels, label_smoothing=smoothing), x)
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 1, 2]])
+def test_cross_entropy_per_step(lengths):
+    rng = np.random.default_rng(1)
+    x, labels = Tensor(rng.normal(size=(3, 4, 5)), requires_grad=True), np.array([4, 0, 2])
+    per_sample = [
+        plain_cross_entropy(
+            x.data[b, : lengths[b] if lengths else 4], np.full(4, labels[b])[: lengths[b] if lengths else 4]
+        ).mean()
+        for b in range(3)
+    ]
+    value = losses.cross_entropy(x, labels, per_step=True, lengths=lengths)
+    np.testing.assert_allclose(value.item(), np.mean(per_sample), rtol=1e-12)
+    check_gradient(lambda: losses.cross_entropy(x, labels, per_step=True, lengths=lengths), x)
+
+
+def test_cross_entropy_ignores_what_lies_past_the_end():
+    x = Tensor(np.zeros((2, 3, 4)), requires_grad=True)
+    x.data[0, 1:] = np.nan
+    losses.cross_entropy(x, [0, 1], per_step=True, lengths=[1, 3]).backward()
+    assert np.isfinite(x.grad).all() and not x.grad[0, 1:].any()
+
+
+def test_cross_entropy_on_counts_and_large_scores():
+    dense = np.zeros((2, 6, 3), int)
+    dense[0, 2:5, 1] = 1
+    dense[1, 0, 2] = 4
+    value = losses.cross_entropy(Spikes.from_dense(dense, 1e-3), [1, 0])
+    np.testing.assert_allclose(
+        value.item(), plain_cross_entropy(dense.sum(axis=1).astype(float), [1, 0]).mean(), rtol=1e-6
+    )
+    huge = Tensor(np.array([[1e38, -1e38], [0, 1e4]], np.float32))
+    assert losses.cross_entropy(huge, [0, 1]).item() == 0.0
+
+
+def test_float32_stays_float32():
+    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    value = losses.cross_entropy(x, [0, 1], label_smoothing=0.1) + losses.mse(x, np.zeros((2, 3)))
+    value.backward()
+    assert value.dtype == x.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "text"),
+    [
+        ([0, 5, 1], ParameterError, "sample 1 has label 5"),
+        ([0, -1, 9], ParameterError, "sample 1 has label -1"),
+        ([0.0, 1.0, 2.0], ParameterError, "dtype float64"),
+        ([True, False, True], ParameterError, "dtype bool"),
+        ([0, 1], ShapeError, "each of 3 samples"),
+        ([[0], [1], [2]], ShapeError, "each of 3 samples"),
+    ],
+)
+def test_labels_are_checked(labels, error, text):
+    with pytest.raises(error, match=text):
+        losses.cross_entropy(Tensor(np.zeros((3, 5))), labels)
+
+
+def test_cross_entropy_refuses_what_it_cannot_read():
+    steps, reduced = Tensor(np.zeros((2, 4, 3))), Tensor(np.zeros((2, 3)))
+    with pytest.raises(ShapeError, match="reduce the readout"):
+        losses.cross_entropy(steps, [0, 1])
+    with pytest.raises(ShapeError, match="reduce=None"):
+        losses.cross_entropy(reduced, [0, 1], per_step=True)
+    with pytest.raises(ParameterError, match=r"label_smoothing = 1\.5"):
+        losses.cross_entropy(reduced, [0, 1], label_smoothing=1.5)
+    with pytest.raises(ShapeError, match="lengths"):
+        losses.cross_entropy(steps, [0, 1], per_step=True, lengths=[4, 5])
+
+
+def test_mse():
+    rng = np.random.default_rng(2)
+    x, target = Tensor(rng.normal(size=(3, 4)), requires_grad=True), rng.normal(size=(3, 4))
+    np.testing.assert_allclose(losses.mse(x, target).item(), ((x.data - target) ** 2).mean(), rtol=1e-12)
+    assert losses.mse(x, Tensor(target)).item() == losses.mse(x, target).item()
+    check_gradient(lambda: losses.mse(x, target), x)
+    with pytest.raises(ShapeError, match=r"\(3, 1\)"):
+        losses.mse(x, target[:, :1])
+
+
+def test_rate_regularisers_are_the_papers():
+    rng = np.random.default_rng(3)
+    counts = rng.integers(0, 3, (6, 5)).astype(float)
+    upper = np.mean([0.06 * max(row.mean() - 0.7, 0) for row in counts])
+    lower = np.mean([100 / 5 * sum(max(1e-3 - c, 0) ** 2 for c in row) for row in counts])
+    assert upper > 0 and lower > 0
+    layer = Counted(counts)
+    np.testing.assert_allclose(losses.spike_rate_upper(layer, 0.7).item(), upper, rtol=1e-12)
+    assert not layer.woken
+    np.testing.assert_allclose(losses.spike_rate_lower(layer).item(), lower, rtol=1e-12)
+    assert layer.woken
+    two = [Counted(counts), Counted(2 * counts)]
+    alone = [losses.spike_rate_upper(part, 0.7).item() for part in two]
+    np.testing.assert_allclose(losses.spike_rate_upper(two, 0.7).item(), sum(alone), rtol=1e-12)
+
+
+def test_gradients_of_the_rate_regularisers():
+    layer = Counted(np.random.default_rng(4).uniform(0, 2, (6, 5)))
+    check_gradient(lambda: losses.spike_rate_upper(layer, 0.9, strength=0.5), layer.tensor)
+    check_gradient(lambda: losses.spike_rate_lower(layer, 1.1, strength=3.0), layer.tensor)
+
+
+@pytest.mark.parametrize("loss", [losses.spike_rate_upper, losses.spike_rate_lower])
+def test_rate_regularisers_refuse(loss):
+    with pytest.raises(ParameterError, match="no layer"):
+        loss([], 1.0)
+    with pytest.raises(ParameterError, match="limit = -1"):
+        loss(Counted(np.zeros((1, 1))), -1)
+
+
+def test_a_silent_layer_wakes_up():
+    """Weights so small that no neuron comes into the band: only the lower-rate loss reaches them."""
+    rng = np.random.default_rng(5)
+    spikes = Spikes.from_dense((rng.random((8, 30, 20)) < 0.1).astype(int), 1e-3)
+    layer = nn.Dense(20, 10, LIF(tau_mem=10e-3), seed=0)
+    layer.weight.data[...] = np.abs(layer.weight.data) * 0.1
+    assert layer(spikes).n_events == 0 and layer(spikes).active.u.size == 0
+    opt = optim.Adam(layer.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = losses.spike_rate_lower(layer(spikes))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    assert (layer(spikes).counts().data.sum(axis=0) > 0).all()

@@ -1,0 +1,255 @@
+"""Layers and Sequential: shapes, errors before anything is computed, parameters by name, descriptions."""
+
+import json
+
+import numpy as np
+import pytest
+
+import nsim
+from nsim import LI, LIF, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
+from nsim.neurons import MODELS
+from tests import cases
+
+# Shapes
+
+
+def test_spiking_layers_give_spikes_and_readouts_tensors():
+    given = cases.spikes()
+    layer = nn.Dense(9, 33, LIF())
+    out = layer(given)
+    assert isinstance(out, Spikes) and out.shape == (3, 12, 33) and out.dt == given.dt
+    assert out.active is not None and out.space == (33,)
+    for reduce, shape in [(None, (3, 12, 5)), *((how, (3, 5)) for how in ("sum", "mean", "max", "last"))]:
+        read = nn.Dense(9, 5, LI(reduce=reduce))(given)
+        assert isinstance(read, Tensor) and read.shape == shape and read.dtype == np.float32
+
+
+def test_weights_start_uniform_and_follow_their_seed():
+    layer = nn.Dense(400, 100, LIF(), recurrent=True, bias=True, seed=1)
+    for tensor, bound in [(layer.weight, 1 / 20), (layer.weight_rec, 1 / 10)]:
+        assert tensor.dtype == np.float32 and np.abs(tensor.data).max() <= bound
+        np.testing.assert_allclose(tensor.data.std(), bound / np.sqrt(3), rtol=0.02)
+    assert layer.weight.shape == (400, 100) and layer.weight_rec.shape == (100, 100) and not layer.bias.data.any()
+    again = nn.Dense(400, 100, LIF(), seed=1)
+    assert cases.same_bits(again.weight.data, layer.weight.data) and again.weight_rec is None and again.bias is None
+    nsim.seed(7)
+    first = nn.Dense(9, 5, LI()).weight.data
+    nsim.seed(7)
+    assert cases.same_bits(nn.Dense(9, 5, LI()).weight.data, first)
+    assert not cases.same_bits(nn.Dense(9, 5, LI()).weight.data, first)
+
+
+def test_true_lengths_pass_through_layers():
+    net = cases.network()
+    given = cases.spikes(lengths=[12, 3, 7])
+    _, (first, second) = net(given, hidden=True)
+    assert first.lengths.tolist() == second.lengths.tolist() == [12, 3, 7]
+
+
+def test_hidden_spikes_are_the_layers_own():
+    net = cases.network()
+    given = cases.spikes()
+    out, hidden = net(given, hidden=True)
+    first = net[0](given)
+    assert len(net) == 3 and [layer.name for layer in net] == ["0", "1", "2"]
+    assert cases.same_events(hidden[0], first) and cases.same_events(hidden[1], net[1](first))
+    assert cases.same_bits(out.data, net(given).data)
+
+
+def test_hidden_spikes_leave_out_dropout_and_a_spiking_output():
+    net = nn.Sequential(nn.Dense(9, 8, LIF(), seed=0), nn.Dropout(0.5), nn.Dense(8, 7, LIF(), seed=1))
+    out, hidden = net(cases.spikes(), hidden=True)
+    assert isinstance(out, Spikes) and [h.shape[2] for h in hidden] == [8]
+    assert cases.same_events(hidden[0], net[0](cases.spikes()))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        ({"n_in": 0}, ParameterError, "n_in = 0: expected a whole number of at least 1"),
+        ({"n_out": 2.5}, ParameterError, "n_out = 2.5"),
+        ({"delay": -1}, ParameterError, "delay = -1"),
+        ({"delay": 1.5}, ParameterError, "delay = 1.5"),
+        ({"neuron": LIF}, ParameterError, "expected a neuron such as"),
+        ({"neuron": LI(), "recurrent": True}, ParameterError, "LI has no spikes"),
+        ({"neuron": LIF(tau_mem=[10e-3] * 4)}, ShapeError, r"tau_mem has shape \(4,\), expected a number or \[5\]"),
+        ({"neuron": LIF(threshold=np.ones(6))}, ShapeError, r"threshold has shape \(6,\)"),
+        ({"neuron": LIF(v_init=np.zeros(6))}, ShapeError, r"v_init has shape \(6,\)"),
+    ],
+    ids=str,
+)
+def test_dense_refuses(change, error, text):
+    good = {"n_in": 9, "n_out": 5, "neuron": LIF()}
+    nn.Dense(**good)
+    with pytest.raises(error, match=text):
+        nn.Dense(**good | change)
+
+
+def test_sequential_refuses():
+    for layers, error, text in [
+        ([], ParameterError, "at least one layer"),
+        ([LIF()], ParameterError, "layer 0 is .* expected a layer"),
+        ([nn.Dense(9, 8, LIF()), nn.Dense(7, 5, LI())], ShapeError, "layer 1: .* has 8 neurons, expected 7"),
+        ([nn.Dense(9, 8, LIF()), nn.Dropout(), nn.Dense(7, 5, LI())], ShapeError, "layer 2: .* 8 neurons, expected 7"),
+        ([nn.Dense(9, 8, LI()), nn.Dense(8, 5, LI())], ParameterError, "layer 0: .* a readout has no spikes"),
+    ]:
+        with pytest.raises(error, match=text):
+            nn.Sequential(*layers)
+
+
+def test_wrong_inputs_are_refused_in_the_users_words():
+    net = cases.network()
+    with pytest.raises(ShapeError, match=r"layer 0: nn.Dense\(9, 33\): input has 12 neurons, expected 9"):
+        net(Spikes.from_dense(cases.counts().transpose(0, 2, 1), cases.DT))
+    with pytest.raises(ShapeError, match=r"input is ndarray, expected nsim.Spikes; make it with Spikes.from_dense"):
+        net(cases.counts())
+    with pytest.raises(ShapeError, match="input has 12 neurons, expected 9"):
+        net.run(Spikes.from_dense(cases.counts().transpose(0, 2, 1), cases.DT))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["weight", "weight_rec", "bias", "log_tau_mem"])
+def test_weights_that_are_not_finite_are_refused_by_name(name, value):
+    layer = nn.Dense(9, 5, LIF(learn="tau_mem"), recurrent=True, bias=True)
+    tensor = layer.named_parameters()[name]
+    tensor.data.reshape(-1)[-1] = value
+    for call in (layer, layer.run):
+        with pytest.raises(ParameterError, match=rf"nn.Dense\(9, 5\): {name} holds NaN or infinity"):
+            call(cases.spikes())
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_large_finite_weights_are_not_mistaken_for_infinite_ones():
+    layer = nn.Dense(9, 5, LIF(), seed=0)
+    layer.weight.data[:] = 3e38
+    assert layer(cases.spikes()).shape == (3, 12, 5)
+
+
+def test_weights_of_another_shape_are_refused():
+    layer = nn.Dense(9, 5, LIF())
+    for data in (np.zeros((5, 9), np.float32), np.zeros((5, 9), np.float32).T):
+        layer.weight.data = data
+        with pytest.raises(ShapeError, match=r"weight.data has shape .* expected a contiguous \(9, 5\)"):
+            layer(cases.spikes())
+
+
+def test_unknown_devices_are_refused():
+    net = cases.network()
+    assert net.to("cpu") is net
+    with pytest.raises(nsim.DeviceError, match="device 'tpu': expected one of cpu, cuda"):
+        net.to("tpu")
+
+
+# Parameters
+
+
+def test_parameters_by_name():
+    net = nn.Sequential(
+        nn.Dense(9, 8, LIF(learn=("tau_mem", "threshold")), recurrent=True, bias=True),
+        nn.Dropout(),
+        nn.Dense(8, 5, LI()),
+    )
+    names = ["0.weight", "0.weight_rec", "0.bias", "0.log_tau_mem", "0.threshold", "2.weight"]
+    assert list(net.named_parameters()) == names == [p.name for p in net.parameters()]
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_state_dict_is_a_copy_that_loads_back():
+    net, other = cases.network(recurrent=True), cases.network(recurrent=True)
+    kept = net.state_dict()
+    net[0].weight.data += 1
+    assert not np.array_equal(kept["0.weight"], net[0].weight.data)
+    net.load_state_dict(kept)
+    given = cases.spikes()
+    for name, value in net.state_dict().items():
+        assert cases.same_bits(value, kept[name])
+    other.load_state_dict(net.state_dict())
+    assert cases.same_bits(net(given).data, other(given).data)
+
+
+def test_load_state_dict_refuses_and_then_changes_nothing():
+    net = cases.network()
+    kept = net.state_dict()
+    zeros = {name: np.zeros_like(value) for name, value in kept.items()}
+    nan = np.full_like(kept["2.weight"], np.nan)
+    for change, error, text in [
+        ({"2.weight": nan}, ParameterError, "2.weight holds NaN"),
+        ({"2.weight": np.zeros((17, 6))}, ShapeError, r"2.weight has shape \(17, 6\), expected \(17, 5\)"),
+        ({"3.weight": nan}, ParameterError, r"missing \[\], unknown \['3.weight'\]"),
+    ]:
+        with pytest.raises(error, match=text):
+            net.load_state_dict(zeros | change)
+    with pytest.raises(ParameterError, match=r"missing \['0.weight', '1.weight', '2.weight'\]"):
+        net.load_state_dict({})
+    assert all(cases.same_bits(value, kept[name]) for name, value in net.state_dict().items())
+
+
+def test_values_are_read_and_written_in_their_own_unit():
+    layer = nn.Dense(9, 5, LIF(tau_mem=10e-3, learn="tau_mem"))
+    np.testing.assert_allclose(layer.value("tau_mem"), 10e-3, rtol=1e-6)
+    layer.set_value("tau_mem", 25e-3)
+    np.testing.assert_allclose(layer.value("tau_mem"), 25e-3, rtol=1e-6)
+    np.testing.assert_allclose(layer.raw["tau_mem"].data, np.log(25e-3), rtol=1e-6)
+    layer.set_value("threshold", np.arange(1.0, 6.0))
+    assert layer.value("threshold").tolist() == layer.describe()["neuron"]["threshold"] == [1, 2, 3, 4, 5]
+    with pytest.raises(ParameterError, match="LIF has tau_mem, threshold, not 'tau_syn'"):
+        layer.value("tau_syn")
+    with pytest.raises(ParameterError, match=r"tau_mem = -1.0"):
+        layer.set_value("tau_mem", -1.0)
+
+
+# Descriptions
+
+OPTIONS = [
+    {},
+    {"v_init": 0.25},
+    {"reset": "zero", "detach_reset": False},
+    {"band": None, "surrogate": surrogates.ATan(3.0)},
+    {"band": 0.05, "surrogate": surrogates.FastSigmoid(10.0)},
+    {"surrogate": surrogates.Triangular(2.0)},
+    {"surrogate": surrogates.Boxcar(0.25)},
+    {"surrogate": surrogates.Sigmoid(5.0)},
+]
+NEURONS = [pytest.param(m, options, id=f"{m}-{options}") for m in cases.SPIKING for options in OPTIONS]
+NEURONS += [pytest.param("LI", {"reduce": reduce, "v_init": 0.5}) for reduce in (None, "sum", "mean", "max", "last")]
+
+
+def rebuilt(net):
+    """The network of a description that went through JSON."""
+    return nn.build(json.loads(json.dumps(net.describe())))
+
+
+@pytest.mark.parametrize("name, options", NEURONS)
+def test_every_neuron_and_option_is_described(name, options):
+    model = MODELS[name]
+    every = {p.name: (np.arange(1, 6) * 1e-2).tolist() for p in model.parameters}
+    for values, learn in [({}, ()), (every, ()), ({}, tuple(every)), (every, tuple(every)[:1])]:
+        neuron = model(**values, **options, learn=learn)
+        layer = nn.Dense(9, 5, neuron, recurrent=model.spiking, delay=2, bias=True, seed=0)
+        again = rebuilt(layer)
+        assert again.describe() == layer.describe()
+        assert type(again.neuron) is model and again.neuron.variant == neuron.variant
+        assert vars(again.neuron).keys() == vars(neuron).keys()
+        again.load_state_dict(layer.state_dict())
+        for key in every:
+            np.testing.assert_array_equal(again.value(key), layer.value(key))
+
+
+def test_a_described_network_computes_the_same():
+    net = cases.network(recurrent=True, delay=1, bias=True, neuron={"threshold": 0.8, "v_init": 0.1, "band": 0.5})
+    again = rebuilt(net)
+    again.load_state_dict(net.state_dict())
+    given = cases.spikes()
+    assert cases.same_bits(net(given).data, again(given).data) and repr(net) == repr(again)
+
+
+def test_build_refuses_what_it_does_not_know():
+    with pytest.raises(ParameterError, match="unknown layer 'Lstm'; known: Dense, Dropout, Sequential"):
+        nn.build({"layer": "Lstm"})
+    with pytest.raises(ParameterError, match="unknown neuron model 'Nobody'"):
+        nn.build(nn.Dense(9, 5, LI()).describe() | {"neuron": {"model": "Nobody"}})
+    with pytest.raises(ParameterError, match="Custom surrogate cannot be written"):
+        nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(abs))).describe()
