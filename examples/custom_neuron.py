@@ -13,6 +13,7 @@ Model: Bittar & Garner 2022, equations 5-6 (their adLIF), here with explicit Eul
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,21 +95,24 @@ def main():
     net = nn.Sequential(nn.Dense(10, 40, hidden, recurrent=True), nn.Dense(40, 2, nsim.LI(20e-3, reduce="mean")))
     for layer in net:
         layer.weight.data *= 8
-    opt = optim.Adam(net.parameters(), lr=5e-3)
-    for step in range(10 if args.smoke else 200):
+    opt = optim.Adam(net.parameters(), lr=1e-2)
+    for step in range(10 if args.smoke else 300):
         spikes, labels = delayed_pairs(128, 60, seed=args.seed + step)
         loss = losses.cross_entropy(net(spikes), labels)
         opt.zero_grad()
         loss.backward()
         opt.step()
-        if step % 20 == 0:
+        if step % 50 == 0:
             print(f"step {step:3d}  loss {loss.item():.3f}")
     spikes, labels = delayed_pairs(500, 60, seed=10_000 + args.seed)
     with nsim.no_grad():
         right = (net(spikes).data.argmax(1) == labels).mean()
     print(f"accuracy {right:.1%} on 500 new samples; tau_mem {net[0].value('tau_mem') * 1e3:.1f} ms (started at 10 ms)")
-    run = net.run(spikes, record={0: [0, 1, 2]})
-    axes = plot.raster_and_membrane(run.spikes[0], run.recorded[0]["v"], [0, 1, 2], sample=0)
+    far = int(np.flatnonzero(labels == 1)[0])
+    counts = np.bincount(net.run(spikes).spikes[0].sample(far)[1], minlength=40)
+    busy = sorted(np.argsort(-counts, kind="stable")[:6:2].tolist())
+    run = net.run(spikes, record={0: busy})
+    axes = plot.raster_and_membrane(run.spikes[0], run.recorded[0]["v"], busy, sample=far)
     path = Path(args.out)
     path.mkdir(parents=True, exist_ok=True)
     axes[0].figure.savefig(path / "adlif.png", dpi=150)
@@ -116,4 +120,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsim import arrays
 from nsim.backend import compiled, compiled_surrogate, single_threaded_blas
 from nsim.events import Active, Spikes, index_dtype
 from nsim.kernels import batch
@@ -46,20 +47,20 @@ def rows_of(spikes: Spikes, delay: int = 0) -> Rows:
 def frames(groups, spikes, dtype, product, long=False):
     """Scratch for the matrix-product form of the drive, or an empty one, and the steps of a chunk."""
     chunk = min(LONG_CHUNK if product or long else CHUNK, spikes.shape[1])
-    return np.empty((groups, chunk, spikes.shape[2]) if product else (groups, 0, 0), dtype), chunk
+    return arrays.empty((groups, chunk, spikes.shape[2]) if product else (groups, 0, 0), dtype), chunk
 
 
 def initial_state(layer, batch_size):
     """States [B, S, N padded] and u [B, N padded] at rest: v = v_init, everything else 0, no spike before t = 0."""
     n, dtype = layer.weight.shape[1], layer.weight.dtype
-    state = np.zeros((batch_size, len(layer.neuron.states), padded(n)), dtype)
+    state = arrays.zeros((batch_size, len(layer.neuron.states), padded(n)), dtype)
     state[:, 0, :n] = layer.neuron.v_init
     return state, np.full((batch_size, padded(n)), -np.inf, dtype)
 
 
 def discretised(layer, dt) -> np.ndarray:
     """What the equations use, [number of parameters, N], from the layer's raw parameters."""
-    p = np.empty((len(layer.neuron.parameters), layer.weight.shape[1]), layer.weight.dtype)
+    p = arrays.empty((len(layer.neuron.parameters), layer.weight.shape[1]), layer.weight.dtype)
     for row, parameter in zip(p, layer.neuron.parameters, strict=True):
         row[:] = parameter.discretise(layer.raw[parameter.name].data.astype(np.float64), dt)
     return p
@@ -92,8 +93,7 @@ def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=N
         form = "dense" if layer.neuron.band is None or room.dense else "listed"
         lists, sites, dense, state = _sweep(layer, spikes, form, start, product, trace, rows)
         if form == "listed" and sites is not None and sites.ptr[:, -1].sum() <= DENSE_ACTIVE * size * steps * n:
-            indptr, indices = _packed(sites, sites.indices)
-            active = Active(indptr, indices, _packed(sites, sites.u)[1], band_of(layer))
+            active = Active(*_packed(sites), band_of(layer))
             room.active = _next_room(sites, n)
         else:
             if form == "listed":
@@ -101,7 +101,7 @@ def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=N
             active = _thinned(dense, band_of(layer), n)
         room.dense = active.dense
     room.spikes = _next_room(lists, n)
-    indptr, indices = _packed(lists, lists.indices)
+    indptr, indices, _ = _packed(lists)
     return Spikes(indptr, indices, (size, steps, n), dt=spikes.dt, lengths=spikes.lengths, active=active), state
 
 
@@ -116,20 +116,20 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     n, dtype = weight.shape[1], weight.dtype
     groups = n_groups(size, weight.nbytes)
     frame, chunk = frames(groups, spikes, dtype, product)
-    x = np.empty((groups, chunk, n), dtype)
+    x = arrays.empty((groups, chunk, n), dtype)
     lists = _slots(size, steps, n, layer.room.spikes, dtype, False)
     sites = (
         _slots(size, steps, n, layer.room.active, dtype, True) if form == "listed" else _no_slots(size, steps, n, dtype)
     )
-    dense = np.empty((size, steps, n) if form == "dense" else (0, 0, 0), dtype)
-    state, u = start[0].copy(), start[1].copy()
+    dense = arrays.empty((size, steps, n) if form == "dense" else (0, 0, 0), dtype)
+    state, u = (arrays.copied(a, dtype) for a in start)
     kernel, p = compiled(layer.neuron, dtype, "forward"), discretised(layer, spikes.dt)
     full, todo = np.zeros(size, np.uint8), np.arange(size)
     while todo.size:
         with single_threaded_blas(product):
             over(
-                kernel, groups, todo, steps, rows, weight, recurrent, bias, p, dtype.type(band_of(layer)),
-                state, u, x, frame, lists, sites, dense, trace or no_trace(dtype), full,
+                kernel, groups, todo, steps, rows, (weight, recurrent, bias, p), dtype.type(band_of(layer)),
+                (state, u, x, frame), lists, sites, dense, trace or no_trace(dtype), full,
             )  # fmt: skip
         todo = np.flatnonzero(full)
         if todo.size:
@@ -146,7 +146,7 @@ def band_of(layer) -> float:
 
 def surrogate_at(layer, u, band):
     """g(u) where |u| < band, else 0, of the shape of u."""
-    out = np.empty_like(u)
+    out = arrays.empty(u.shape, u.dtype)
     kernel = compiled_surrogate(layer.neuron.surrogate, u.dtype)
     over(kernel, batch.n_blocks(u.size), u.reshape(-1), u.dtype.type(band), out.reshape(-1))
     return out
@@ -154,7 +154,7 @@ def surrogate_at(layer, u, band):
 
 def summed(partial):
     """Sum over the groups, in their order."""
-    out = np.empty(partial.shape[1:], partial.dtype)
+    out = arrays.empty(partial.shape[1:], partial.dtype)
     over(batch.sum_groups, batch.n_blocks(out.size), partial.reshape(len(partial), -1), out.reshape(-1))
     return out
 
@@ -189,13 +189,15 @@ def _next_room(slots, n):
     return int(1.25 * slots.ptr[:, -1].max()) + 2 * padded(n)
 
 
-def _packed(slots, entries):
+def _packed(slots):
+    """Row pointers, indices and u of lists, without the gaps between samples."""
     size, steps = slots.ptr.shape[0], slots.ptr.shape[1] - 1
     base = np.zeros(size + 1, np.int64)
     np.cumsum(slots.ptr[:, -1], out=base[1:])
-    indptr, flat = np.empty(size * steps + 1, np.int64), np.empty(base[-1], entries.dtype)
-    over(batch.pack, size, slots.ptr, entries, base, indptr, flat)
-    return indptr, flat
+    indptr, indices = np.empty(size * steps + 1, np.int64), np.empty(base[-1], slots.indices.dtype)
+    u = np.empty(base[-1] if slots.u.shape[1] else 0, slots.u.dtype)
+    over(batch.pack, size, slots, base, indptr, indices, u)
+    return indptr, indices, u
 
 
 def _thinned(u, band, n):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim import neurons, sweeps
+from nsim import arrays, neurons, sweeps
 from nsim.backend import check_device
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
@@ -141,7 +141,7 @@ class Dense(Module):
 
         def uniform(rows):
             bound = 1 / np.sqrt(rows)
-            return Tensor(rng.uniform(-bound, bound, (rows, self.n_out)).astype(dtype), requires_grad=True)
+            return Tensor(arrays.copied(rng.uniform(-bound, bound, (rows, self.n_out)), dtype), requires_grad=True)
 
         self.weight = uniform(self.n_in)
         self.weight_rec = uniform(self.n_out) if recurrent else None

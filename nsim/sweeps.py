@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsim import arrays
 from nsim.backend import check_device, compiled, single_threaded_blas
 from nsim.events import Spikes, index_dtype
 from nsim.kernels import batch, readout
@@ -71,7 +72,7 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     """
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
-    weight, _, bias = matrices(layer)
+    weight, recurrent, bias = matrices(layer)
     n, dtype, mode = weight.shape[1], weight.dtype, MODES[reduce]
     if product is None:
         product = spikes.density > PRODUCT_FORWARD
@@ -87,9 +88,9 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     rows = rows_of(spikes, layer.delay) if rows is None else rows
     with single_threaded_blas(product):
         over(
-            compiled(layer.neuron, dtype, "forward"), groups, mode, lengths, steps, rows, weight, bias,
-            discretised(layer, spikes.dt), states, np.empty((groups, chunk, n), dtype), np.empty((groups, n), dtype),
-            frame, out, acc, where,
+            compiled(layer.neuron, dtype, "forward"), groups, mode, lengths, steps, rows,
+            (weight, recurrent, bias, discretised(layer, spikes.dt)),
+            (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
         )  # fmt: skip
     done += lengths
     result = out if reduce is None else acc / done[:, None].astype(dtype) if reduce == "mean" else acc.copy()
@@ -116,20 +117,24 @@ class _Backward:
         groups, n_states = n_groups(spikes.shape[0], self.weight.nbytes), len(layer.neuron.states)
         frame, chunk = frames(groups, spikes, dtype, product, long=below.dense.size > 0)
         self.blas = product or below.dense.size > 0
-        grads = {
-            "weight": np.zeros((groups, n_in, n), dtype),
-            "recurrent": np.zeros((groups, *self.recurrent.shape), dtype),
-            "bias": np.zeros((groups, n), dtype),
-            "p": np.zeros((groups, *self.p.shape), dtype),
-        }
-        scratch = {
-            "d": np.empty((groups, n_states, n), dtype),
-            "dx": np.empty((groups, chunk, n), dtype),
-            "frame": frame,
-            "product": np.empty((groups, n_in, n) if product else (groups, 0, 0), dtype),
-            "states": np.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
-            "x": np.empty((groups, steps, n) if self.history else (groups, 0, 0), dtype),
-        }
+        n_bias = 0 if layer.bias is None else n
+        grads = (
+            arrays.zeros((groups, n_in, n), dtype),
+            arrays.zeros((groups, *self.recurrent.shape), dtype),
+            arrays.zeros((groups, n_bias), dtype),
+            arrays.zeros((groups, *self.p.shape), dtype),
+        )
+        scratch = (
+            arrays.empty((groups, n_states, n), dtype),  # d: the adjoint of the state
+            arrays.empty((groups, n), dtype),  # ds
+            arrays.zeros((groups, n), dtype),  # s
+            arrays.empty((groups, chunk, n), dtype),  # dx
+            frame,
+            arrays.empty((groups, n_in, n) if product else (groups, 0, 0), dtype),
+            arrays.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
+            arrays.empty((groups, steps if self.history else 0, n), dtype),  # x
+            arrays.empty((groups, n), dtype),  # the recurrent part of ds
+        )
         v_init = np.zeros((n_states, n), dtype)
         v_init[0] = layer.neuron.v_init
         return below, grads, scratch, v_init
@@ -142,7 +147,10 @@ class _Backward:
             return Sites(*none)
         if active.dense:
             return Sites(
-                none[0], none[1], none[2], np.zeros((active.u.shape[0] * active.u.shape[1], active.u.shape[2]), dtype)
+                none[0],
+                none[1],
+                none[2],
+                arrays.zeros((active.u.shape[0] * active.u.shape[1], active.u.shape[2]), dtype),
             )
         return Sites(active.indptr, active.indices, np.zeros(len(active.indices), dtype), none[3])
 
@@ -154,13 +162,14 @@ class _Backward:
         elif self.spikes.requires_grad and self.spikes.active is not None:
             spikes_grad = SpikesGrad(below.grad)
         layer, dt = self.layer, self.spikes.dt
-        result = [spikes_grad, summed(grads["weight"])]
+        grad_w, grad_rec, grad_b, grad_p = grads
+        result = [spikes_grad, summed(grad_w)]
         if layer.weight_rec is not None:
-            result.append(summed(grads["recurrent"]))
+            result.append(summed(grad_rec))
         if layer.bias is not None:
-            result.append(summed(grads["bias"]))
+            result.append(summed(grad_b))
         if layer.neuron.learn:
-            grad_p = dict(zip(layer.neuron.values, summed(grads["p"]), strict=True))
+            grad_p = dict(zip(layer.neuron.values, summed(grad_p), strict=True))
             for parameter in layer.neuron.parameters:
                 if parameter.name in layer.neuron.learn:
                     raw = layer.raw[parameter.name].data
@@ -178,19 +187,12 @@ class _SpikingBackward(_Backward):
     def __call__(self, grad):
         below, grads, scratch, v_init = self.prepare()
         size, steps, _ = self.spikes.shape
-        groups, _, n = scratch["d"].shape
-        dtype = self.weight.dtype
-        places = self.own_rows[1].dtype
+        n, dtype = self.weight.shape[1], self.weight.dtype
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer.neuron, dtype, "backward", self.history), groups, size, steps,
-                rows_of(self.spikes, self.layer.delay), self.weight, self.recurrent, self.bias, self.p,
-                self.sources(grad, n, dtype), below,
-                (grads["weight"], grads["recurrent"], grads["bias"], grads["p"]),
-                (scratch["d"], np.empty((groups, n), dtype), np.zeros((groups, n), dtype), scratch["dx"],
-                 scratch["frame"], scratch["product"], scratch["states"], scratch["x"], np.empty((groups, n), dtype),
-                 np.arange(n, dtype=places)),
-                v_init,
+                compiled(self.layer.neuron, dtype, "backward", self.history), len(scratch[0]), size, steps,
+                rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p),
+                self.sources(grad, n, dtype), below, grads, scratch, np.arange(n, dtype=self.own_rows[1].dtype), v_init,
             )  # fmt: skip
         return self.gradients(below, grads)
 
@@ -201,12 +203,12 @@ class _SpikingBackward(_Backward):
             surrogate_at(self.layer, u, band_of(self.layer)),
             grad.active if grad.active is not None else np.zeros_like(u),
         )
-        flat, cube = np.empty(0, dtype), np.empty((0, 0, 0), dtype)
+        flat, matrix = np.empty(0, dtype), np.empty((0, 0), dtype)
         rows = np.empty(0, np.int64), np.empty(0, index_dtype(n))
         closest = self.closest(grad.closest, dtype)
         if active.dense:
-            return Sources(*self.own_rows, *rows, flat, flat, g, upstream, *closest)
-        return Sources(*self.own_rows, active.indptr, active.indices, g, upstream, cube, cube, *closest)
+            return Sources(*self.own_rows, *rows, flat, flat, g.reshape(-1, n), upstream.reshape(-1, n), *closest)
+        return Sources(*self.own_rows, active.indptr, active.indices, g, upstream, matrix, matrix, *closest)
 
     def closest(self, grad, dtype):
         """Order, step and dL/du of closest approaches. They come from a second forward sweep, made only if wanted."""
@@ -237,12 +239,9 @@ class _ReadoutBackward(_Backward):
         grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), len(scratch["d"]),
+                compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), len(scratch[0]),
                 MODES[self.layer.neuron.reduce], lengths, self.spikes.shape[1], rows_of(self.spikes, self.layer.delay),
-                self.weight, self.bias, self.p, grad, self.where, below,
-                (grads["weight"], grads["bias"], grads["p"]),
-                (*(scratch[k] for k in ("d", "dx", "frame", "product", "states", "x")), np.empty_like(grads["bias"])),
-                v_init,
+                (self.weight, self.recurrent, self.bias, self.p), grad, self.where, below, grads, scratch, v_init,
             )  # fmt: skip
         return self.gradients(below, grads)
 

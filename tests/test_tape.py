@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from nsim import GradientError, ShapeError, Tensor, no_grad, ops, saved_bytes, tape
+from nsim import GradientError, ShapeError, Tensor, arrays, no_grad, ops, saved_bytes, tape
 from tests import cases
 
 
@@ -251,5 +251,5 @@ def test_saved_bytes_of_a_layer_is_its_events_and_active_sites():
     given = cases.spikes()
     out = layer(given)
     listed = out.indptr.nbytes + out.indices.nbytes + out.active.indptr.nbytes + out.active.indices.nbytes
-    parameters = layer.n_out * len(layer.neuron.parameters) * 4
+    parameters = layer.n_out * len(layer.neuron.parameters) * 4 + arrays.LINE
     assert saved_bytes(out) == given.nbytes + listed + out.active.u.nbytes + parameters

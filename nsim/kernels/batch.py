@@ -14,15 +14,18 @@ def n_blocks(size: int) -> int:
 
 
 @njit(**KERNEL)
-def pack(first, last, ptr, slots, base, indptr, flat):
-    """Copy the list of each sample, slots[b, :ptr[b, T]], to flat[base[b]:], and make the row pointers."""
+def pack(first, last, slots, base, indptr, indices, u):
+    """Copy the lists of each sample to indices[base[b]:] (and u, if the slots have it), and make the row pointers."""
+    ptr, with_u = slots.ptr, slots.u.shape[1] > 0
     steps = ptr.shape[1] - 1
     for b in range(first, last):
         start = base[b]
         for t in range(steps):
             indptr[b * steps + t] = start + ptr[b, t]
         for j in range(ptr[b, steps]):
-            flat[start + j] = slots[b, j]
+            indices[start + j] = slots.indices[b, j]
+            if with_u:
+                u[start + j] = slots.u[b, j]
         indptr[(b + 1) * steps] = start + ptr[b, steps]
 
 
@@ -30,12 +33,11 @@ def pack(first, last, ptr, slots, base, indptr, flat):
 def sum_groups(first, last, partial, out):
     """out[i] = sum of partial[group, i], in order of the groups, for blocks of i."""
     for block in range(first, last):
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, out.shape[0])
-        for i in range(start, stop):
-            out[i] = partial[0, i]
-        for group in range(1, partial.shape[0]):
-            for i in range(start, stop):
-                out[i] += partial[group, i]
+        part = out[block * BLOCK : (block + 1) * BLOCK]
+        for group in range(partial.shape[0]):
+            add = partial[group, block * BLOCK : (block + 1) * BLOCK]
+            for i in range(part.shape[0]):
+                part[i] = part[i] + add[i] if group > 0 else add[i]
 
 
 @njit(**KERNEL)
@@ -77,8 +79,9 @@ def make_surrogate(g, dtype):
     def surrogate(first, last, u, band, out):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         for block in range(first, last):
-            for i in range(block * BLOCK, min((block + 1) * BLOCK, u.shape[0])):
-                out[i] = g(u[i]) if abs(u[i]) < band else zero
+            from_u, to = u[block * BLOCK : (block + 1) * BLOCK], out[block * BLOCK : (block + 1) * BLOCK]
+            for i in range(to.shape[0]):
+                to[i] = g(from_u[i]) if abs(from_u[i]) < band else zero
 
     return surrogate
 

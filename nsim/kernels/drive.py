@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.kernels.rows import add_row, add_rows, add_to_rows, copy_row, dot_rows, fill_row
+from nsim.kernels.rows import add_rows, add_to_rows, copy_row, dot_rows, fill
 
 
 class Rows(NamedTuple):
@@ -37,8 +37,7 @@ class Sites(NamedTuple):
 @register_jitable
 def fill_frame(frame, b, t0, t1, events, one):
     """Write the events of a chunk as dense rows."""
-    for t in range(t1 - t0):
-        fill_row(frame[t], one - one)
+    fill(frame, one - one)
     for t in range(max(t0, -events.offset), t1):
         row = b * events.steps + t + events.offset
         for j in range(events.indptr[row], events.indptr[row + 1]):
@@ -53,40 +52,43 @@ def drive(x, b, t0, t1, events, weight, bias, frame, one):
         fill_frame(frame, b, t0, t1, events, one)
         np.dot(frame[: t1 - t0], weight, x[: t1 - t0])
         for t in range(t1 - t0):
-            add_row(x[t], bias)
+            for k in range(bias.shape[0]):
+                x[t, k] += bias[k]
         return
     for t in range(t0, t1):
-        copy_row(x[t - t0], bias)
+        copy_row(x, t - t0, bias)
         if t + events.offset >= 0:
             row = b * events.steps + t + events.offset
             lo, hi = events.indptr[row], events.indptr[row + 1]
-            add_rows(x[t - t0], weight, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
+            add_rows(x, t - t0, weight, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
 
 
 @register_jitable
 def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, product, one):
-    """From dx = dL/dx of a chunk: add to grad_w and grad_b, and to the gradient of the active sites below.
+    """From dx = dL/dx of a chunk: add to grad_w, to grad_b if not empty, and to the gradient of active sites below.
 
     `product` [N_in, N_out] is scratch for the matrix-product form, used where `frame` is not empty.
     """
     m = t1 - t0
-    for t in range(m):
-        add_row(grad_b, dx[t])
+    if grad_b.shape[0] > 0:
+        for t in range(m):
+            for k in range(grad_b.shape[0]):
+                grad_b[k] += dx[t, k]
     if frame.shape[0] > 0:
         fill_frame(frame, b, t0, t1, events, one)
         np.dot(frame[:m].T, dx[:m], product)
-        for i in range(grad_w.shape[0]):
-            add_row(grad_w[i], product[i])
+        for i in range(product.shape[0]):
+            for k in range(product.shape[1]):
+                grad_w[i, k] += product[i, k]
     first = max(t0, -events.offset)
     for t in range(first, t1):
         row = b * events.steps + t + events.offset
-        d = dx[t - t0]
         if frame.shape[0] == 0:
             lo, hi = events.indptr[row], events.indptr[row + 1]
-            add_to_rows(grad_w, d, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
+            add_to_rows(grad_w, dx, t - t0, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
         if sites.grad.shape[0] > 0:
             lo, hi = sites.indptr[row], sites.indptr[row + 1]
-            dot_rows(sites.grad[lo:], weight, sites.indices, lo, hi, d, one - one)
+            dot_rows(sites.grad, lo, weight, sites.indices, lo, hi, dx, t - t0, one - one)
     if sites.dense.shape[0] > 0 and first < t1:
         row = b * events.steps + events.offset
         np.dot(dx[first - t0 : m], weight.T, sites.dense[row + first : row + t1])

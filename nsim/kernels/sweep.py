@@ -16,7 +16,7 @@ from nsim.kernels.borrow import borrow
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.drive import drive, drive_adjoint
 from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
-from nsim.kernels.rows import add_row, add_rows, add_to_rows, copy_row, dot_rows, fill_row
+from nsim.kernels.rows import add_rows, add_to_rows, copy_row, dot_rows, fill
 
 
 class Slots(NamedTuple):
@@ -40,7 +40,7 @@ class Sources(NamedTuple):
     """What enters the backward sweep of a layer at its own sites.
 
     Own spikes as rows (spike_ptr, spikes); the active set listed (ptr, indices, g, grad [sites]) or dense (dense_g,
-    dense_grad [B, T, N]); closest approaches: order [B, N] neurons by falling step, step [B, N] (-1: none), du [B, N].
+    dense_grad [B*T, N]); closest approaches: order [B, N] neurons by falling step, step [B, N] (-1: none), du [B, N].
     """
 
     spike_ptr: np.ndarray
@@ -64,11 +64,11 @@ def make_forward(equations, n_states, n_params, dtype):
     digest = DIGEST
 
     @inlined
-    def advance(state, u, x, p):
-        for n in range(x.shape[0]):
+    def advance(state, u, x, r, p):
+        for n in range(x.shape[1]):
             s = one if u[n] > zero else zero
             values = read_p(p, n)
-            new = step(read(state, n), s, x[n], values)
+            new = step(read(state, n), s, x[r, n], values)
             write(state, n, new)
             u[n] = potential(new, values)
 
@@ -80,38 +80,46 @@ def make_forward(equations, n_states, n_params, dtype):
             when[n] = t if closer else when[n]
 
     @inlined
-    def compact(u, width, band, spikes, k, sites, site_u, m, listed):
-        for start in range(0, width, LANES):
-            k = append_bits(positive(u, start), start, spikes, k)
+    def compact(u, band, fired, k, sites, site_u, m, listed):
+        for start in range(0, u.shape[0], LANES):
+            k = append_bits(positive(u, start), start, fired, k)
             if listed:
                 m = append_sites(inside(u, start, band), start, u, sites, site_u, m)
         return k, m
 
+    @inlined
+    def spikes_before(u, fired):
+        """The spikes before the first step, listed like those of a step: a run that goes on sums them alike."""
+        k = 0
+        for start in range(0, u.shape[0], LANES):
+            k = append_bits(positive(u, start), start, fired, k)
+        return k
+
     @register_jitable
-    def sample(b, steps, events, weight, weight_rec, bias, p, band, state, u, x, frame, spikes, active, dense, trace):
-        n, width = x.shape[1], u.shape[0]
-        listed = active.indices.shape[1] > 0
+    def sample(b, steps, events, weight, weight_rec, bias, p, band, state, u, x, frame, lists, dense, trace):
+        fired, fired_ptr, sites, site_u, site_ptr = lists
+        n, width, listed = x.shape[1], u.shape[0], sites.shape[0] > 0
         k = m = 0
         for t0 in range(0, steps, x.shape[0]):
             t1 = min(steps, t0 + x.shape[0])
             drive(x, b, t0, t1, events, weight, bias, frame, one)
             for t in range(t0, t1):
-                row = x[t - t0]
-                if k + width > spikes.indices.shape[1] or (listed and m + width > active.indices.shape[1]):
+                if k + width > fired.shape[0] or (listed and m + width > sites.shape[0]):
                     return True
                 if weight_rec.shape[0] > 0:
                     if t > 0:
-                        add_rows(row, weight_rec, spikes.indices[b], bias, spikes.ptr[b, t - 1], k, one, False)
+                        add_rows(x, t - t0, weight_rec, fired, bias, fired_ptr[t - 1], k, one, False)
                     else:
-                        for i in range(n):
-                            if u[i] > zero:
-                                add_row(row, weight_rec[i])
-                advance(state, u, row, p)
-                k, m = compact(u, width, band, spikes.indices[b], k, active.indices[b], active.u[b], m, listed)
-                spikes.ptr[b, t + 1] = k
-                active.ptr[b, t + 1] = m
+                        k = spikes_before(u, fired)
+                        add_rows(x, 0, weight_rec, fired, bias, 0, k, one, False)
+                        k = 0
+                advance(state, u, x, t - t0, p)
+                k, m = compact(u, band, fired, k, sites, site_u, m, listed)
+                fired_ptr[t + 1] = k
+                site_ptr[t + 1] = m
                 if dense.shape[0] > 0:
-                    copy_row(dense[b, t], u)
+                    for i in range(n):
+                        dense[b, t, i] = u[i]
                 if trace.best.shape[0] > 0:
                     track(u, t, trace.best[b], trace.step[b])
                 for i in range(trace.watch.shape[0]):
@@ -120,69 +128,63 @@ def make_forward(equations, n_states, n_params, dtype):
         return False
 
     @njit(**KERNEL)
-    def forward(
-        first,
-        last,
-        todo,
-        steps,
-        events,
-        weight,
-        weight_rec,
-        bias,
-        p,
-        band,
-        state,
-        u,
-        x,
-        frame,
-        spikes,
-        active,
-        dense,
-        trace,
-        full,
-    ):
+    def forward(first, last, todo, steps, events, layer, band, scratch, spikes, active, dense, trace, full):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
+        weight, weight_rec, bias, p = borrow(layer)
+        state, u, x, frame = borrow(scratch)
         groups = x.shape[0]
         for group in range(first, last):
             for i in range(group, todo.shape[0], groups):
                 b = todo[i]
+                lists = spikes.indices[b], spikes.ptr[b], active.indices[b], active.u[b], active.ptr[b]
                 full[b] = sample(
-                    b, steps, borrow(events), borrow(weight), borrow(weight_rec), borrow(bias), borrow(p), band,
-                    borrow(state[b]), borrow(u[b]), borrow(x[group]), borrow(frame[group]), borrow(spikes),
-                    borrow(active), borrow(dense), borrow(trace),
+                    b, steps, borrow(events), weight, weight_rec, bias, p, band, state[b], u[b], x[group],
+                    frame[group], borrow(lists), borrow(dense), borrow(trace),
                 )  # fmt: skip
         restore(mode_before)
 
     return forward
 
 
+def probed(step_adjoint, n_states, n_params, one):
+    """Two things that the sweep may leave out, asked of the model itself: whether a spike acts on its own neuron's next
+    step (a detached reset does not), and whether the adjoint depends on a spike (that of a subtraction does not)."""
+    d, state = (tuple(one * 0.7549 ** (k + j) for k in range(1, n_states + 1)) for j in (0, 0.5))
+    p = tuple(one * 0.5698 ** (k + 0.3) for k in range(n_params))
+    with_spike, without = (step_adjoint(d, state, s, one, p) for s in (one, one - one))
+    return with_spike[1] != 0, with_spike[:3] != without[:3]
+
+
 def make_backward(equations, n_states, n_params, dtype, history):
     """Backward sweep. With `history` the states of each sample are computed again first, and the gradients of the
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
-    read, write, add, read_p, add_p = (
-        reader(n_states),
-        writer(n_states),
-        adder(n_states),
-        reader(n_params),
-        adder(n_params),
-    )
+    read, write, add = reader(n_states), writer(n_states), adder(n_states)
+    read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
+    feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
+    asks_for_spikes = asks_for_spikes or history
     digest = DIGEST
+
+    @inlined
+    def own_spikes(b, t, steps, own):
+        """Place of the layer's own spikes at step t - 1."""
+        row = b * steps + t
+        return (own.spike_ptr[row - 1], own.spike_ptr[row]) if t > 0 else (0, 0)
 
     @register_jitable
     def recompute(b, steps, v_init, events, weight, weight_rec, bias, p, own, states, x, frame, s):
         """states[t] is the state before step t; x[t] its drive."""
         for k in range(n_states):
-            copy_row(states[0, k], v_init[k])
+            copy_row(states[0], k, v_init[k])
         chunk = frame.shape[0] if frame.shape[0] > 0 else steps
         for t0 in range(0, steps, chunk):
             drive(x[t0:], b, t0, min(steps, t0 + chunk), events, weight, bias, frame, one)
         for t in range(steps):
-            lo, hi = (own.spike_ptr[b * steps + t - 1], own.spike_ptr[b * steps + t]) if t > 0 else (0, 0)
+            lo, hi = own_spikes(b, t, steps, own)
             if weight_rec.shape[0] > 0:
-                add_rows(x[t], weight_rec, own.spikes, bias, lo, hi, one, False)
+                add_rows(x, t, weight_rec, own.spikes, bias, lo, hi, one, False)
             for j in range(lo, hi):
                 s[own.spikes[j]] = one
             for n in range(x.shape[1]):
@@ -199,39 +201,44 @@ def make_backward(equations, n_states, n_params, dtype, history):
             add_p(grad_p, n, dp)
 
     @inlined
-    def sites(b, t, steps, own, d, ds, now, p, grad_p):
+    def inject_sites(b, t, steps, own, d, ds, now, p, grad_p):
         """Surrogate at the sites of step t: from dL/ds (from above, and ds through the neuron itself) to the state."""
-        if own.dense_g.shape[0] > 0:
-            g, grad = own.dense_g[b, t], own.dense_grad[b, t]
-            for n in range(g.shape[0]):
-                inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p)
-            return
         row = b * steps + t
+        if own.dense_g.shape[0] > 0:
+            for n in range(ds.shape[0]):
+                inject(n, own.dense_g[row, n] * (own.dense_grad[row, n] + ds[n]), d, now, p, grad_p)
+            return
         for j in range(own.ptr[row], own.ptr[row + 1]):
             n = own.indices[j]
             inject(n, own.g[j] * (own.grad[j] + ds[n]), d, now, p, grad_p)
 
     @inlined
-    def own_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, rows_grad, places):
+    def recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, r, scratch):
         """Recurrent part of step t: own spikes at t - 1 and their active sites. `places` names every neuron."""
+        rows_grad, places = scratch
+        lo, hi = own_spikes(b, t, steps, own)
+        add_to_rows(grad_rec, dx, r, own.spikes, own.grad, lo, hi, one, False)
         row = b * steps + t - 1
-        add_to_rows(grad_rec, dx, own.spikes, own.grad, own.spike_ptr[row], own.spike_ptr[row + 1], one, False)
-        sites, lo, hi = (
-            (places, 0, ds.shape[0]) if own.dense_g.shape[0] > 0 else (own.indices, own.ptr[row], own.ptr[row + 1])
-        )
-        fill_row(rows_grad, zero)
-        dot_rows(rows_grad, weight_rec, sites, lo, hi, dx, zero)
+        sites, lo, hi = places, 0, ds.shape[0]
+        if own.dense_g.shape[0] == 0:
+            sites, lo, hi = own.indices, own.ptr[row], own.ptr[row + 1]
+        for n in range(rows_grad.shape[0]):
+            rows_grad[n] = zero
+            if not feeds_back:
+                ds[n] = zero
+        dot_rows(rows_grad, 0, weight_rec, sites, lo, hi, dx, r, zero)
         for j in range(lo, hi):
             ds[sites[j]] += rows_grad[j - lo]
 
     @inlined
-    def adjoint_row(d, ds, dx, s, before, x, p, grad_p):
+    def adjoint_row(d, ds, dx, r, s, before, x, rx, p, grad_p):
         """One step back for all neurons: d from t to t - 1, dL/dx[t], and dL/ds[t - 1] through the neuron itself."""
-        for n in range(dx.shape[0]):
-            dn, dsn, dxn, dp = step_adjoint(read(d, n), read(before, n), s[n], x[n], read_p(p, n))
+        for n in range(dx.shape[1]):
+            dn, dsn, dxn, dp = step_adjoint(read(d, n), read(before, n), s[n], x[rx, n], read_p(p, n))
             write(d, n, dn)
-            ds[n] = dsn
-            dx[n] = dxn
+            if feeds_back:
+                ds[n] = dsn
+            dx[r, n] = dxn
             if history:
                 add_p(grad_p, n, dp)
 
@@ -239,51 +246,55 @@ def make_backward(equations, n_states, n_params, dtype, history):
     def sample(b, steps, events, weight, weight_rec, p, own, below, grads, scratch):
         grad_w, grad_rec, grad_b, grad_p = grads
         d, ds, s, dx, frame, product, states, x, rows_grad, places = scratch
-        for k in range(n_states):
-            fill_row(d[k], zero)
-        fill_row(ds, zero)
+        fill(d, zero)
+        for n in range(ds.shape[0]):
+            ds[n] = zero
+        now = before = states[0]
         nth = 0
         for t1 in range(steps, 0, -dx.shape[0]):
             t0 = max(0, t1 - dx.shape[0])
             for t in range(t1 - 1, t0 - 1, -1):
-                now, before = (states[t + 1], states[t]) if history else (states[0], states[0])
-                row_x = x[t] if history else dx[t - t0]
-                sites(b, t, steps, own, d, ds, now, p, grad_p)
+                if history:
+                    now, before = states[t + 1], states[t]
+                inject_sites(b, t, steps, own, d, ds, now, p, grad_p)
                 if own.closest_order.shape[0] > 0:
                     while nth < ds.shape[0] and own.closest_step[b, own.closest_order[b, nth]] == t:
                         n = own.closest_order[b, nth]
                         inject(n, own.closest_du[b, n], d, now, p, grad_p)
                         nth += 1
-                lo, hi = (own.spike_ptr[b * steps + t - 1], own.spike_ptr[b * steps + t]) if t > 0 else (0, 0)
+                lo, hi = own_spikes(b, t, steps, own) if asks_for_spikes else (0, 0)
                 for j in range(lo, hi):
                     s[own.spikes[j]] = one
-                adjoint_row(d, ds, dx[t - t0], s, before, row_x, p, grad_p)
+                if history:
+                    adjoint_row(d, ds, dx, t - t0, s, before, x, t, p, grad_p)
+                else:
+                    adjoint_row(d, ds, dx, t - t0, s, before, dx, t - t0, p, grad_p)
                 for j in range(lo, hi):
                     s[own.spikes[j]] = zero
                 if t > 0 and weight_rec.shape[0] > 0:
-                    own_row(b, t, steps, own, weight_rec, grad_rec, ds, dx[t - t0], rows_grad, places)
+                    recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, t - t0, (rows_grad, places))
             drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, product, one)
 
     @njit(**KERNEL)
-    def backward(first, last, batch, steps, events, weight, weight_rec, bias, p, own, below, grads, scratch, v_init):
+    def backward(first, last, batch, steps, events, layer, own, below, grads, scratch, places, v_init):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
-        grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, product, states, x, rows_grad, places = scratch
+        weight, weight_rec, bias, p = borrow(layer)
+        grad_w, grad_rec, grad_b, grad_p = borrow(grads)
+        d, ds, s, dx, frame, product, states, x, rows_grad = borrow(scratch)
         groups = d.shape[0]
         for group in range(first, last):
             for b in range(group, batch, groups):
                 if history:
                     recompute(
-                        b, steps, borrow(v_init), borrow(events), borrow(weight), borrow(weight_rec), borrow(bias),
-                        borrow(p), borrow(own), borrow(states[group]), borrow(x[group]), borrow(frame[group]),
-                        borrow(s[group]),
+                        b, steps, borrow(v_init), borrow(events), weight, weight_rec, bias, p, borrow(own),
+                        states[group], x[group], frame[group], s[group],
                     )  # fmt: skip
                 sample(
-                    b, steps, borrow(events), borrow(weight), borrow(weight_rec), borrow(p), borrow(own), borrow(below),
-                    borrow((grad_w[group], grad_rec[group], grad_b[group], grad_p[group])),
-                    borrow((d[group], ds[group], s[group], dx[group], frame[group], product[group], states[group],
-                            x[group], rows_grad[group], places)),
+                    b, steps, borrow(events), weight, weight_rec, p, borrow(own), borrow(below),
+                    (grad_w[group], grad_rec[group], grad_b[group], grad_p[group]),
+                    (d[group], ds[group], s[group], dx[group], frame[group], product[group], states[group], x[group],
+                     rows_grad[group], borrow(places)),
                 )  # fmt: skip
         restore(mode_before)
 

@@ -1,0 +1,162 @@
+"""Does the sparse gradient learn what the dense one learns? Paired runs, several seeds, the settings of the paper.
+
+    python benchmarks/learning.py losses                       # nsim band=None and torch: the first 20 losses
+    python benchmarks/learning.py shd --epochs 30 --seeds 5    # band 0.2 against band=None, same seed and data order
+    python benchmarks/learning.py nmnist --epochs 100 --seeds 5
+
+A run reports its accuracy on test data in the epoch that was best on held-out training data (SHD: held-out speakers),
+never the best on test data; a run is dead if it ends at chance. Each finished run is one line of JSON in --out, and
+runs that are there already are not made again. Settings: Perez-Nieves & Goodman 2021, their code's values.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other benchmarks, when run as a script
+
+import nsim
+from nsim import losses, nn, optim
+from nsim.datasets import NMNIST, SHD
+
+TASKS = {
+    "shd": {
+        "n": 700, "classes": 20, "dt": 2e-3, "steps": 500, "tau_out": 20e-3, "reduce": "sum", "lr": 1e-3, "limit": 10,
+    },
+    "nmnist": {
+        "n": 1156, "classes": 10, "dt": 1e-3, "steps": 300, "tau_out": 10e-3, "reduce": "max", "lr": 2e-4, "limit": 1,
+    },
+}  # fmt: skip
+
+
+def data_of(task, seed):
+    """Training, held-out and test parts."""
+    if task == "shd":
+        whole, test = SHD(split="train"), SHD(split="test")
+        train, val = whole.split_by_speaker(0.1, seed=seed)
+    else:
+        whole, test = NMNIST(split="train", polarity="merge"), NMNIST(split="test", polarity="merge")
+        train, val = whole.split(0.1, seed=seed)
+    return train, val, test
+
+
+def network(task, hidden, band, seed, dtype=np.float32):
+    """input-N-N-classes with a delay of one step on each connection."""
+    nsim.seed(seed)
+    setting = TASKS[task]
+    sizes = (setting["n"], hidden, hidden)
+    readout = nsim.LI(tau_mem=setting["tau_out"], reduce=setting["reduce"])
+    return nn.Sequential(
+        *(nn.Dense(a, b, nsim.LIF(tau_mem=10e-3, band=band), delay=1, dtype=dtype) for a, b in pairwise(sizes)),
+        nn.Dense(hidden, setting["classes"], readout, delay=1, dtype=dtype),
+    )
+
+
+def train(task, band, seed, args):
+    """One run; returns what is reported of it."""
+    setting = TASKS[task]
+    parts = data_of(task, seed)
+    net = network(task, args.hidden, band, seed)
+    start = time.perf_counter()
+    history = nsim.fit(
+        net, parts[0], epochs=args.epochs, opt=optim.Adam(net.parameters(), lr=setting["lr"]), batch=256,
+        dt=setting["dt"], steps=setting["steps"], val=parts[1], binning="round", clamp=True, seed=seed, progress=False,
+        regularizers=[
+            partial(losses.spike_rate_upper, limit=setting["limit"]), partial(losses.spike_rate_lower, limit=1e-3),
+        ],
+    )  # fmt: skip
+    result = nsim.evaluate(net, parts[2], dt=setting["dt"], steps=setting["steps"], binning="round")
+    chance = 1 / setting["classes"]
+    return {
+        "task": parts[2].name, "band": band, "seed": seed, "epochs": args.epochs, "hidden": args.hidden,
+        "test_accuracy": float(result.accuracy), "val_accuracy": max(history.history["val_accuracy"]),
+        "best_epoch": int(history.best_epoch), "dead": bool(history.history["accuracy"][-1] < 2 * chance),
+        "minutes": round((time.perf_counter() - start) / 60, 2),
+    }  # fmt: skip
+
+
+def compare(task, args):
+    """All runs that are missing, and the paired difference of those that are there."""
+    done = {}
+    if args.out.exists():
+        for line in args.out.read_text().splitlines():
+            run = json.loads(line)
+            done[run["band"], run["seed"], run["epochs"], run["hidden"]] = run
+    for seed in range(args.seeds):
+        for band in (0.2, None):
+            if (band, seed, args.epochs, args.hidden) not in done:
+                run = done[band, seed, args.epochs, args.hidden] = train(task, band, seed, args)
+                with args.out.open("a") as file:
+                    file.write(json.dumps(run) + "\n")
+                print(json.dumps(run), flush=True)
+    pairs = [[done[b, s, args.epochs, args.hidden]["test_accuracy"] for b in (0.2, None)] for s in range(args.seeds)]
+    sparse, dense = 100 * np.array(pairs).T
+    gap = sparse - dense
+    spread = gap.std(ddof=1) if len(gap) > 1 else float("nan")
+    dead = sum(run["dead"] for run in done.values())
+    print(
+        f"{task}, {args.seeds} seeds, {args.epochs} epochs: band 0.2 {sparse.mean():.1f} % (sd {sparse.std():.1f}), "
+        f"band=None {dense.mean():.1f} % (sd {dense.std():.1f}), paired difference {gap.mean():+.2f} points "
+        f"(sd {spread:.2f}), dead runs {dead}"
+    )
+
+
+def first_losses(args):
+    """The first 20 losses of nsim (band=None) and of a dense torch network with the same weights on the same batches.
+
+    In float64: both layers start silent, and Adam makes steps of full size from gradients of any size, so that float32
+    rounding alone makes two runs part after a few steps.
+    """
+    import torch
+
+    from benchmarks.peers.torch_net import Fair
+    from benchmarks.shapes import SHAPES, Events
+
+    setting = TASKS["shd"]
+    part, _, _ = data_of("shd", 0)
+    ours = network("shd", args.hidden, None, 0, np.float64)
+    opt = optim.Adam(ours.parameters(), lr=setting["lr"])
+    shape = replace(SHAPES["shd"], hidden=(args.hidden, args.hidden), batch=args.batch)
+    peer = Fair(shape, [layer.weight.data.copy() for layer in ours], threads=2)
+    worst = 0.0
+    batches = part.batches(
+        args.batch, dt=setting["dt"], steps=setting["steps"], shuffle=True, binning="round", clamp=True
+    )
+    for step, (spikes, labels) in zip(range(20), batches, strict=False):
+        loss = losses.cross_entropy(ours(spikes), labels)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        events = Events(spikes.indptr, spikes.indices, labels, spikes.shape)
+        x, targets = peer.prepare(events)
+        theirs = peer.step((x.to(torch.float64), targets))
+        worst = max(worst, abs(loss.item() - theirs))
+        print(f"step {step:2d}  nsim {loss.item():.6f}  torch {theirs:.6f}  difference {loss.item() - theirs:+.1e}")
+    print(f"largest difference {worst:.1e}")
+    return worst < 1e-3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["losses", *TASKS])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=None, help="lines of JSON (default: learning_<task>.jsonl)")
+    args = parser.parse_args()
+    args.out = args.out or Path(f"learning_{args.task}.jsonl")
+    if args.task == "losses":
+        raise SystemExit(0 if first_losses(args) else 1)
+    compare(args.task, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The examples as a person meets them: help, errors, Ctrl-C and going on, the demo's floor; and the README's example.
+
+`make smoke` runs every script; what is here is what that does not show.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from nsim.datasets import SHD, Synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[!_]*.py"))
+
+
+def start(script, *args):
+    """A script in a process of its own, in which Ctrl-C works whatever the shell of the tests has set."""
+    restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"NUMBA_NUM_THREADS": "1"}, **(restore if os.name == "posix" else {}),
+    )  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert "Traceback" not in output, output
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_common_options(script):
+    code, output = finish(start(script, "--help"))
+    assert code == 0
+    for option in ("--smoke", "--seed", "--data", "--out"):
+        assert option in output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_example_cites_its_source_and_stands_in_the_readme(script):
+    docstring = (EXAMPLES / script).read_text().split('"""')[1]
+    assert re.search(r"\b(19|20)\d\d\b", docstring), "no publication is named"
+    assert f"`{script}`" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("script", ["train_shd.py", "train_nmnist.py", "train_fashion_mnist.py"])
+def test_a_folder_without_the_data_is_an_error(script, tmp_path):
+    code, output = finish(start(script, "--data", tmp_path / "nowhere", "--out", tmp_path / "out"))
+    assert code == 1
+    assert "was not found" in output and "no such folder" in output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_ends_cleanly_and_a_second_run_goes_on(tmp_path):
+    options = ("--data", "synthetic", "--out", tmp_path, "--hidden", 16)
+    process = start("train_shd.py", *options, "--epochs", 100)
+    while not (tmp_path / "last.h5").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130
+    assert "training interrupted" in output and "last.h5" in output
+    code, output = finish(start("train_shd.py", *options, "--epochs", 1))
+    assert code == 0
+    assert "Going on from" in output and "test samples right" in output
+    assert {"raster.png", "training.png", "confusion.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_closed_loop_balances_and_gives_the_same_bits(tmp_path):
+    code, output = finish(start("embed_in_numpy_loop.py", "--smoke", "--out", tmp_path))
+    assert code == 0, output
+    assert "the same bits" in output and "4 of 4 stand" in output
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_the_demo_fails_below_its_floor(above, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    import train_shd
+
+    floors = train_shd.FLOORS
+    assert set(floors) == {SHD, Synthetic} and all(0.05 < floor < 1 for floor in floors.values())
+    accuracy = floors[Synthetic] + (0.001 if above else -0.001)
+    monkeypatch.setattr(train_shd, "train_and_report", lambda *args, **options: accuracy)
+    monkeypatch.setattr(sys, "argv", ["train_shd.py", "--demo", "--data", "synthetic", "--out", str(tmp_path)])
+    assert train_shd.main() == (0 if above else 1)
+
+
+def test_the_demo_goes_on_with_the_generator_and_says_so(monkeypatch, tmp_path, capsys):
+    """Only where no folder was asked for."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import _shared
+
+    for name in ("NSIM_DATA", "NSIM_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    args = _shared.argparse.Namespace(data=None, smoke=True)
+    train, test = _shared.load(SHD, args, stand_in=True)
+    assert isinstance(train, Synthetic) and isinstance(test, Synthetic)
+    said = capsys.readouterr().out
+    assert "was not found" in said and "built-in generator instead" in said
+    with pytest.raises(_shared.DataError):
+        _shared.load(SHD, args, stand_in=False)
+
+
+def test_the_example_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert 'SHD(split="train")' in code
+    code = code.replace("import SHD", "import Synthetic").replace(
+        'SHD(split="train")', "Synthetic(samples=300, cache=False)"
+    )
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"].item() > 0 and names["net"][0].weight.grad is not None
+    plt.close("all")
