@@ -146,12 +146,10 @@ class _Backward:
         if not self.spikes.requires_grad or active is None:
             return Sites(*none)
         if active.dense:
-            return Sites(
-                none[0],
-                none[1],
-                none[2],
-                arrays.zeros((active.u.shape[0] * active.u.shape[1], active.u.shape[2]), dtype),
-            )
+            size, steps, n = active.u.shape
+            dense = arrays.empty((size, steps, n), dtype)
+            dense[:, max(0, steps - self.layer.delay) :] = 0  # read by no step of this layer
+            return Sites(*none[:3], dense.reshape(size * steps, n))
         return Sites(active.indptr, active.indices, np.zeros(len(active.indices), dtype), none[3])
 
     def gradients(self, below, grads):

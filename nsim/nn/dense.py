@@ -1,17 +1,16 @@
-"""Layers: a connection (weights, delay, recurrence) onto a neuron model, and Sequential."""
+"""The all-to-all layer: a connection (weights, delay, recurrence) onto a neuron model."""
 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
-from nsim.backend import check_device
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
+from nsim.nn.module import Module, Run
 from nsim.tape import Tensor, no_grad
 
 _generator = np.random.default_rng(0)
@@ -21,84 +20,6 @@ def seed(value: int):
     """Start the generator of initial weights anew. It starts at 0 in each process."""
     global _generator
     _generator = np.random.default_rng(value)
-
-
-class Run(NamedTuple):
-    """What `run` gives back.
-
-    output : Spikes or array, as a call gives it
-    spikes : list of Spikes, one for each spiking layer, in order
-    recorded : {layer: {state: array [B, T, K]}} for the neurons asked for
-    state : to pass to the next `run`
-    """
-
-    output: object
-    spikes: list
-    recorded: dict
-    state: list
-
-
-class Module:
-    """What every layer and network has: parameters by name, mode, device, files."""
-
-    def __init__(self):
-        self.training = True
-        self.name = ""
-
-    def named_parameters(self) -> dict[str, Tensor]:
-        return {}
-
-    def parameters(self) -> list[Tensor]:
-        """The tensors that an optimiser trains."""
-        return list(self.named_parameters().values())
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters by name."""
-        return {name: tensor.data.copy() for name, tensor in self.named_parameters().items()}
-
-    def load_state_dict(self, values: dict):
-        """Set all parameters; names and shapes must match.
-
-        Raises
-        ------
-        ParameterError, ShapeError
-            If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
-        """
-        own = self.named_parameters()
-        missing, unknown = sorted(set(own) - set(values)), sorted(set(values) - set(own))
-        if missing or unknown:
-            raise ParameterError(
-                f"load_state_dict: missing {missing}, unknown {unknown}; this network has {sorted(own)}"
-            )
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        for name, value in arrays.items():
-            if value.shape != own[name].shape:
-                raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
-            if not np.isfinite(value).all():
-                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
-        for name, value in arrays.items():
-            own[name].data[...] = value
-
-    def train(self, on: bool = True):
-        """Switch dropout on, here and below."""
-        self.training = on
-        return self
-
-    def eval(self):
-        """Switch dropout off, here and below."""
-        return self.train(False)
-
-    def seed(self, seed: int, epoch: int = 0):
-        """Make everything random in the coming calls a function of (seed, epoch)."""
-
-    def to(self, device: str):
-        """This network on a device; "cpu" is where it is made."""
-        check_device(device)
-        return self
-
-    def describe(self) -> dict:
-        """JSON-able description from which `nn.build` makes the same network, but for its parameters."""
-        raise TypeError(f"{type(self).__name__} must define describe()")
 
 
 class Dense(Module):
@@ -291,155 +212,3 @@ class Dense(Module):
     def __repr__(self):
         options = "".join(f", {k}={v}" for k, v in self.describe().items() if k in ("recurrent", "delay", "bias") and v)
         return f"Dense({self.n_in}, {self.n_out}, {self.neuron!r}{options})"
-
-
-class Dropout(Module):
-    """Leave out events while training, and scale the others by 1 / (1 - p).
-
-    Parameters
-    ----------
-    p : float, 0 <= p < 1
-        Probability that an event is left out.
-    per : "neuron" or "event"
-        Whether a neuron is silent for the whole sample (the choice holds for all steps), or each event is drawn apart.
-
-    Source: Srivastava et al. 2014; one mask for all steps as in Lee et al. 2020, section 2.4.
-    """
-
-    def __init__(self, p=0.5, *, per="neuron"):
-        super().__init__()
-        if not 0 <= p < 1:
-            raise ParameterError(f"nn.Dropout: p = {p}: expected 0 <= p < 1")
-        if per not in ("neuron", "event"):
-            raise ParameterError(f'nn.Dropout: per = {per!r}: expected "neuron" or "event"')
-        self.p, self.per = float(p), per
-        self.seed(0)
-
-    def seed(self, seed, epoch=0):
-        self._key, self._calls = (int(seed), int(epoch)), 0
-
-    def __call__(self, spikes: Spikes) -> Spikes:
-        if not self.training or self.p == 0:
-            return spikes
-        place = sum(ord(c) * 31**k for k, c in enumerate(self.name))
-        draw = np.random.SeedSequence((*self._key, place, self._calls)).generate_state(1, np.uint64)[0]
-        self._calls += 1
-        return sweeps.dropout(spikes, self.p, draw, self.per == "event")
-
-    def run(self, spikes, state=None, record=None) -> Run:
-        """Simulation has no dropout: the input as it is."""
-        return Run(spikes, [], {}, [None])
-
-    def describe(self):
-        return {"layer": "Dropout", "p": self.p, "per": self.per}
-
-    def __repr__(self):
-        return f"Dropout({self.p}, per={self.per!r})"
-
-
-class Sequential(Module):
-    """Layers, one after the other. Iterable; layers are named "0", "1", ... A Sequential inside gives its layers.
-
-    Raises ShapeError at construction if neighbouring layers do not fit.
-    """
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.layers = [part for layer in layers for part in (layer if isinstance(layer, Sequential) else [layer])]
-        if not layers:
-            raise ParameterError("nn.Sequential(): expected at least one layer")
-        width = None
-        for k, layer in enumerate(self.layers):
-            if not isinstance(layer, Module):
-                raise ParameterError(f"nn.Sequential: layer {k} is {layer!r}, expected a layer such as nn.Dense")
-            layer.name = str(k)
-            if width is not None and getattr(layer, "n_in", width) != width:
-                raise ShapeError(f"{layer.label}: the layer before it has {width} neurons, expected {layer.n_in}")
-            width = getattr(layer, "n_out", width)
-            if k + 1 < len(self) and hasattr(layer, "neuron") and not layer.neuron.spiking:
-                raise ParameterError(f"{layer.label}: a readout has no spikes to pass on; put it last")
-        for name, tensor in self.named_parameters().items():
-            tensor.name = name
-
-    def __iter__(self):
-        return iter(self.layers)
-
-    def __len__(self):
-        return len(self.layers)
-
-    def __getitem__(self, k):
-        return self.layers[k]
-
-    def __call__(self, spikes: Spikes, hidden: bool = False):
-        """Output of the last layer; with `hidden` also the list of Spikes of the spiking layers before it."""
-        fired = []
-        for layer in self.layers[:-1]:
-            spikes = layer(spikes)
-            if hasattr(layer, "neuron"):
-                fired.append(spikes)
-        output = self.layers[-1](spikes)
-        return (output, fired) if hidden else output
-
-    def run(self, spikes: Spikes, state=None, record=None) -> Run:
-        """Simulate without a tape, from `state` or from rest; any cutting of the time axis gives the same bits.
-
-        Parameters
-        ----------
-        spikes : Spikes [B, T, N_in]
-        state : the `state` of an earlier Run, optional
-        record : {layer number: list of neurons}, optional
-            Their states come back as `recorded[layer][state]`, arrays [B, T, K].
-        """
-        record = dict(record or {})
-        wrong = [k for k in record if not (isinstance(k, int) and 0 <= k < len(self) and hasattr(self[k], "neuron"))]
-        if wrong:
-            raise ParameterError(
-                f"record: {wrong} are not layers with neurons; this network has layers 0 to {len(self) - 1}"
-            )
-        if state is not None and len(state) != len(self):
-            raise ShapeError(f"state has {len(state)} layers, this network has {len(self)}")
-        fired, recorded, after = [], {}, []
-        for k, layer in enumerate(self.layers):
-            result = layer.run(spikes, None if state is None else [state[k]], record.get(k))
-            spikes = result.output
-            fired += result.spikes
-            after += result.state
-            if k in record:
-                recorded[k] = result.recorded.get(0, {})
-        return Run(spikes, fired, recorded, after)
-
-    def named_parameters(self):
-        return {f"{layer.name}.{name}": t for layer in self.layers for name, t in layer.named_parameters().items()}
-
-    def train(self, on=True):
-        for layer in self.layers:
-            layer.train(on)
-        return super().train(on)
-
-    def seed(self, seed, epoch=0):
-        for layer in self.layers:
-            layer.seed(seed, epoch)
-
-    def describe(self):
-        return {"layer": "Sequential", "layers": [layer.describe() for layer in self.layers]}
-
-    def __repr__(self):
-        return "Sequential(\n" + "".join(f"  {layer!r},\n" for layer in self.layers) + ")"
-
-
-LAYERS = {"Dense": Dense, "Dropout": Dropout, "Sequential": Sequential}
-
-
-def build(description: dict) -> Module:
-    """The network of a description made by `Module.describe`."""
-    options = dict(description)
-    name = options.pop("layer")
-    if name not in LAYERS:
-        raise ParameterError(f"unknown layer {name!r}; known: {', '.join(LAYERS)}")
-    if name == "Sequential":
-        return Sequential(*(build(layer) for layer in options["layers"]))
-    if "neuron" in options:
-        options["neuron"] = neurons.build(options["neuron"])
-    if "dtype" in options:
-        options["dtype"] = np.dtype(options["dtype"])
-    return LAYERS[name](**options)

@@ -1,0 +1,89 @@
+"""What every layer and network has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nsim.backend import check_device
+from nsim.errors import ParameterError, ShapeError
+from nsim.tape import Tensor
+
+
+class Run(NamedTuple):
+    """What `run` gives back.
+
+    output : Spikes or array, as a call gives it
+    spikes : list of Spikes, one for each spiking layer, in order
+    recorded : {layer: {state: array [B, T, K]}} for the neurons asked for
+    state : to pass to the next `run`
+    """
+
+    output: object
+    spikes: list
+    recorded: dict
+    state: list
+
+
+class Module:
+    """What every layer and network has: parameters by name, mode, device, files."""
+
+    def __init__(self):
+        self.training = True
+        self.name = ""
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        return {}
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that an optimiser trains."""
+        return list(self.named_parameters().values())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by name."""
+        return {name: tensor.data.copy() for name, tensor in self.named_parameters().items()}
+
+    def load_state_dict(self, values: dict):
+        """Set all parameters; names and shapes must match.
+
+        Raises
+        ------
+        ParameterError, ShapeError
+            If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
+        """
+        own = self.named_parameters()
+        missing, unknown = sorted(set(own) - set(values)), sorted(set(values) - set(own))
+        if missing or unknown:
+            raise ParameterError(
+                f"load_state_dict: missing {missing}, unknown {unknown}; this network has {sorted(own)}"
+            )
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        for name, value in arrays.items():
+            if value.shape != own[name].shape:
+                raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
+            if not np.isfinite(value).all():
+                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
+        for name, value in arrays.items():
+            own[name].data[...] = value
+
+    def train(self, on: bool = True):
+        """Switch dropout on, here and below."""
+        self.training = on
+        return self
+
+    def eval(self):
+        """Switch dropout off, here and below."""
+        return self.train(False)
+
+    def seed(self, seed: int, epoch: int = 0):
+        """Make everything random in the coming calls a function of (seed, epoch)."""
+
+    def to(self, device: str):
+        """This network on a device; "cpu" is where it is made."""
+        check_device(device)
+        return self
+
+    def describe(self) -> dict:
+        """JSON-able description from which `nn.build` makes the same network, but for its parameters."""
+        raise TypeError(f"{type(self).__name__} must define describe()")
