@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsim.errors import EventError, EventWarning, ParameterError, ShapeError
+from nsim.errors import EventError, EventWarning, GradientError, ParameterError, ShapeError
 from nsim.kernels.assemble import rows_from_events
 
 
@@ -261,6 +261,19 @@ class Spikes:
     def nbytes(self) -> int:
         """Bytes of all arrays, the active set included."""
         return sum(a.nbytes for a in self.arrays)
+
+    def retain_grad(self) -> Spikes:
+        """Keep the gradient of the next backward() in `.grad`: on the active set, in its order. Returns self.
+
+        Raises
+        ------
+        GradientError
+            If these events were not made by a layer whose operations are recorded.
+        """
+        if self.node is None:
+            raise GradientError("retain_grad(): these events come from no recorded layer, they have no gradient")
+        self.node.keep = self
+        return self
 
     def detach(self) -> Spikes:
         """The same events, cut off from the tape and without the active set."""

@@ -151,7 +151,7 @@ def backward(root, grad):
                     pending[id(parent)] = pending[id(parent)] + part if id(parent) in pending else part
                 else:
                     parent.grad = np.array(part) if parent.grad is None else parent.grad + part
-        node.vjp, node.parents = None, ()
+        node.vjp, node.parents, node.keep = None, (), None
 
 
 def _order(root):

@@ -235,7 +235,7 @@ def test_gradient_on_hidden_spikes_is_that_of_the_oracle():
     """dL/ds of a hidden layer exists on its active set, and is the oracle's there."""
     stack, counts = Stack("LIF", learn=False), inputs()
     out, hidden = stack.net(Spikes.from_dense(counts, DT), hidden=True)
-    hidden[0].node.keep = hidden[0]
+    hidden[0].retain_grad()
     grad = np.random.default_rng(1).normal(size=out.shape)
     (out * grad).sum().backward()
     wanted = reference.net_gradients(stack.oracle, counts, grad).ds[0].reshape(-1, 33)

@@ -1,0 +1,75 @@
+"""With band=None the gradient is the ordinary dense surrogate gradient: that of torch's autograd, in float64."""
+
+import numpy as np
+import pytest
+
+import nsim
+from nsim import Spikes, losses, nn
+
+torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
+
+DT, SLOPE = 1e-3, 100.0
+
+
+class Spike(torch.autograd.Function):
+    """Step forward, fast sigmoid backward."""
+
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (u,) = ctx.saved_tensors
+        return grad / (SLOPE * u.abs() + 1) ** 2
+
+
+def torch_layer(x, w, w_rec, tau, delay, detach, reset):
+    """LIF with all that autograd needs kept, one step after the other: x [T, B, N] to spikes."""
+    beta = np.exp(-DT / tau)
+    v = s = torch.zeros(x.shape[1], w.shape[1], dtype=x.dtype)
+    spikes = []
+    for t in range(len(x)):
+        drive = x[t - delay] @ w if t >= delay else torch.zeros_like(v)
+        if w_rec is not None:
+            drive = drive + s @ w_rec
+        r = s.detach() if detach else s
+        v = beta * v * (1 - r) + drive if reset == "zero" else beta * v + drive - r
+        s = Spike.apply(v - 1)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("recurrent, delay", [(False, 0), (False, 1), (True, 1)])
+def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
+    rng = np.random.default_rng(0)
+    counts, labels = rng.poisson(0.1, (5, 60, 20)), rng.integers(0, 4, 5)
+    options = {"band": None, "reset": reset, "detach_reset": detach}
+    layers = [
+        nn.Dense(a, b, nsim.LIF(tau, **options), recurrent=recurrent, delay=delay, dtype=np.float64, seed=a)
+        for a, b, tau in [(20, 33, 10e-3), (33, 17, 5e-3)]
+    ]
+    net = nn.Sequential(*layers, nn.Dense(17, 4, nsim.LI(20e-3, reduce="sum"), delay=delay, dtype=np.float64, seed=2))
+    for layer in layers:
+        layer.weight.data *= 4
+    loss = losses.cross_entropy(net(Spikes.from_dense(counts, DT)), labels)
+    loss.backward()
+
+    weights = {name: torch.tensor(t.data, requires_grad=True) for name, t in net.named_parameters().items()}
+    x = torch.tensor(counts, dtype=torch.float64).swapaxes(0, 1)
+    for k, tau in enumerate((10e-3, 5e-3)):
+        x = torch_layer(x, weights[f"{k}.weight"], weights.get(f"{k}.weight_rec"), tau, delay, detach, reset)
+        assert 0.005 < x.mean() < 0.5
+    beta, o, total = np.exp(-DT / 20e-3), 0.0, 0.0
+    for t in range(len(x)):
+        o = beta * o + ((1 - beta) * x[t - delay] @ weights["2.weight"] if t >= delay else 0.0)
+        total = total + o
+    theirs = torch.nn.functional.cross_entropy(total, torch.tensor(labels))
+    theirs.backward()
+    assert abs(loss.item() - theirs.item()) < 1e-12
+    for name, tensor in net.named_parameters().items():
+        truth = weights[name].grad.numpy()
+        np.testing.assert_allclose(tensor.grad, truth, rtol=0, atol=1e-9 * np.abs(truth).max(), err_msg=name)
