@@ -93,6 +93,6 @@ def _missing(source, roots, store, root, tried):
         address = source.downloads[0][1] if source.downloads else "its publisher"
         lines.append(
             f"  way out: put one of these files into {store / source.folders[0]}, or let NSIM_DATA name the folder "
-            f"that holds it (it comes from {address}); nsim.datasets.Synthetic() needs no file"
+            f"that holds it (it comes from {address}); nsim.datasets.Synthetic(), speech-like events, needs no file"
         )
     return "\n".join(lines)
