@@ -67,11 +67,11 @@ def discretised(layer, dt) -> np.ndarray:
 
 
 def matrices(layer):
-    """Weight, recurrent weight (empty for none) and bias (zeros for none) as kernels take them."""
+    """Weight, recurrent weight (empty for none) and bias [1, N] (zeros for none) as kernels take them."""
     weight = layer.weight.data
     recurrent = np.empty((0, 0), weight.dtype) if layer.weight_rec is None else layer.weight_rec.data
     bias = np.zeros(weight.shape[1], weight.dtype) if layer.bias is None else layer.bias.data
-    return weight, recurrent, bias
+    return weight, recurrent, bias[None]
 
 
 def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=None) -> tuple[Spikes, tuple]:

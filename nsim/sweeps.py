@@ -130,7 +130,6 @@ class _Backward:
             arrays.zeros((groups, n), dtype),  # s
             arrays.empty((groups, chunk, n), dtype),  # dx
             frame,
-            arrays.empty((groups, n_in, n) if product else (groups, 0, 0), dtype),
             arrays.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
             arrays.empty((groups, steps if self.history else 0, n), dtype),  # x
             arrays.empty((groups, n), dtype),  # the recurrent part of ds

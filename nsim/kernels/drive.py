@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
+from nsim.kernels.product import add_product, add_product_of_transposed, product_with_transposed
 from nsim.kernels.rows import add_rows, add_to_rows, copy_row, dot_rows, fill
 
 
@@ -50,25 +51,21 @@ def drive(x, b, t0, t1, events, weight, bias, frame, one):
     """x[t - t0] for the steps t0 to t1 of sample b."""
     if frame.shape[0] > 0:
         fill_frame(frame, b, t0, t1, events, one)
-        np.dot(frame[: t1 - t0], weight, x[: t1 - t0])
         for t in range(t1 - t0):
-            for k in range(bias.shape[0]):
-                x[t, k] += bias[k]
+            copy_row(x, t, bias[0])
+        add_product(x[: t1 - t0], frame[: t1 - t0], weight)
         return
     for t in range(t0, t1):
-        copy_row(x, t - t0, bias)
+        lo = hi = 0
         if t + events.offset >= 0:
             row = b * events.steps + t + events.offset
             lo, hi = events.indptr[row], events.indptr[row + 1]
-            add_rows(x, t - t0, weight, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
+        add_rows(x, t - t0, bias, 0, weight, events.indices, events.values, lo, hi)
 
 
 @register_jitable
-def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, product, one):
-    """From dx = dL/dx of a chunk: add to grad_w, to grad_b if not empty, and to the gradient of active sites below.
-
-    `product` [N_in, N_out] is scratch for the matrix-product form, used where `frame` is not empty.
-    """
+def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, one):
+    """From dx = dL/dx of a chunk: add to grad_w, to grad_b if not empty, and to the gradient of active sites below.."""
     m = t1 - t0
     if grad_b.shape[0] > 0:
         for t in range(m):
@@ -76,19 +73,16 @@ def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, p
                 grad_b[k] += dx[t, k]
     if frame.shape[0] > 0:
         fill_frame(frame, b, t0, t1, events, one)
-        np.dot(frame[:m].T, dx[:m], product)
-        for i in range(product.shape[0]):
-            for k in range(product.shape[1]):
-                grad_w[i, k] += product[i, k]
+        add_product_of_transposed(grad_w, frame[:m], dx[:m])
     first = max(t0, -events.offset)
     for t in range(first, t1):
         row = b * events.steps + t + events.offset
         if frame.shape[0] == 0:
             lo, hi = events.indptr[row], events.indptr[row + 1]
-            add_to_rows(grad_w, dx, t - t0, events.indices, events.values, lo, hi, one, events.values.shape[0] > 0)
+            add_to_rows(grad_w, dx, t - t0, events.indices, events.values, lo, hi)
         if sites.grad.shape[0] > 0:
             lo, hi = sites.indptr[row], sites.indptr[row + 1]
             dot_rows(sites.grad, lo, weight, sites.indices, lo, hi, dx, t - t0, one - one)
     if sites.dense.shape[0] > 0 and first < t1:
         row = b * events.steps + events.offset
-        np.dot(dx[first - t0 : m], weight.T, sites.dense[row + first : row + t1])
+        product_with_transposed(sites.dense[row + first : row + t1], dx[first - t0 : m], weight)

@@ -8,7 +8,9 @@ from numba.extending import register_jitable
 # 'contract' allows fused multiply-adds; 'reassoc' and 'nsz' let dot products vectorise. NaN and infinity keep their
 # meaning, so that a diverging network is seen.
 FASTMATH = {"contract", "reassoc", "nsz"}
-KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FASTMATH}
+# Without Numba's run time (_nrt) nothing in a kernel counts references: each view of a row would count one up and down,
+# with an atomic instruction that two threads fight over. So kernels allocate nothing and return no array.
+KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False}
 
 # Numba's disk cache does not see a change in a helper of another file. Kernels close over this digest, so that any
 # change in this folder makes new cache entries.

@@ -4,7 +4,6 @@ from numba import njit
 from numba.extending import register_jitable
 
 from nsim.kernels.access import adder, reader, writer
-from nsim.kernels.borrow import borrow
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.drive import drive, drive_adjoint
 from nsim.kernels.jit import DIGEST, KERNEL, inlined
@@ -54,14 +53,14 @@ def make_forward(equations, n_states, n_params, dtype):
     def forward(first, last, mode, lengths, steps, events, layer, scratch, out, acc, where):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
-        weight, _, bias, p = borrow(layer)
-        state, o, x, frame = borrow(scratch)
+        weight, _, bias, p = layer
+        state, o, x, frame = scratch
         groups = x.shape[0]
         for group in range(first, last):
             for b in range(group, lengths.shape[0], groups):
                 sample(
-                    mode, b, lengths[b], steps, borrow(events), weight, bias, p, state[b], x[group], o[group],
-                    frame[group], borrow(out), borrow(acc), borrow(where),
+                    mode, b, lengths[b], steps, events, weight, bias, p, state[b], x[group], o[group],
+                    frame[group], out, acc, where,
                 )  # fmt: skip
         restore(mode_before)
 
@@ -119,7 +118,7 @@ def make_backward(equations, n_states, n_params, dtype, history):
     @register_jitable
     def sample(mode, b, length, steps, events, weight, p, grad, where, below, grads, scratch):
         grad_w, grad_b, grad_p = grads
-        d, do, dx, frame, product, states, x = scratch
+        d, do, dx, frame, states, x = scratch
         fill(d, zero)
         now = before = states[0]
         for t1 in range(steps, 0, -dx.shape[0]):
@@ -130,26 +129,24 @@ def make_backward(equations, n_states, n_params, dtype, history):
                     row_back(do, d, dx, t - t0, states[t + 1], states[t], x, t, p, grad_p)
                 else:
                     row_back(do, d, dx, t - t0, now, before, dx, t - t0, p, grad_p)
-            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, product, one)
+            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
 
     @njit(**KERNEL)
     def backward(first, last, mode, lengths, steps, events, layer, grad, where, below, grads, scratch, v_init):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
-        weight, _, bias, p = borrow(layer)
-        grad_w, _, grad_b, grad_p = borrow(grads)
-        d, do, _, dx, frame, product, states, x, _ = borrow(scratch)
+        weight, _, bias, p = layer
+        grad_w, _, grad_b, grad_p = grads
+        d, do, _, dx, frame, states, x, _ = scratch
         groups = dx.shape[0]
         for group in range(first, last):
             for b in range(group, lengths.shape[0], groups):
                 if history:
-                    recompute(
-                        b, steps, borrow(v_init), borrow(events), weight, bias, p, states[group], x[group], frame[group]
-                    )
+                    recompute(b, steps, v_init, events, weight, bias, p, states[group], x[group], frame[group])
                 sample(
-                    mode, b, lengths[b], steps, borrow(events), weight, p, borrow(grad), borrow(where), borrow(below),
+                    mode, b, lengths[b], steps, events, weight, p, grad, where, below,
                     (grad_w[group], grad_b[group], grad_p[group]),
-                    (d[group], do[group], dx[group], frame[group], product[group], states[group], x[group]),
+                    (d[group], do[group], dx[group], frame[group], states[group], x[group]),
                 )  # fmt: skip
         restore(mode_before)
 

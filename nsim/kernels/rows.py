@@ -1,57 +1,29 @@
 """Work on the rows of a weight matrix that a list of events names; several rows a pass load the other operand once.
 
-`rows` are the events of one step, entries lo to hi of an index array; `values` are their sizes where `graded`, else 1.
-The dense operand is row t of a matrix: a view of it would count references, see borrow.py.
+`rows` are the events of one step, entries lo to hi of an index array; `values` are their sizes, or empty for 1 each.
+The dense operand is row t of a matrix.
 """
 
+from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.jit import inlined
 
 
 @inlined
-def add_rows(x, t, weight, rows, values, lo, hi, one, graded):
-    """x[t] += sum of value * weight[row] over the events."""
-    n = x.shape[1]
-    a0, a1, a2, a3 = one, one, one, one
-    j = lo
-    while j + 4 <= hi:
-        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
-        if graded:
-            a0, a1, a2, a3 = one * values[j], one * values[j + 1], one * values[j + 2], one * values[j + 3]
-        for k in range(n):
-            x[t, k] += (a0 * weight[r0, k] + a1 * weight[r1, k]) + (a2 * weight[r2, k] + a3 * weight[r3, k])
-        j += 4
-    while j < hi:
-        r0 = rows[j]
-        if graded:
-            a0 = one * values[j]
-        for k in range(n):
-            x[t, k] += a0 * weight[r0, k]
-        j += 1
+def add_rows(x, t, start, s, weight, rows, values, lo, hi):
+    """x[t] = start[s] + sum of value * weight[row] over the events."""
+    if values.shape[0] > 0:
+        sum_rows(x, t, start, s, weight, rows, values, lo, hi)
+    else:
+        sum_rows(x, t, start, s, weight, rows, None, lo, hi)
 
 
 @inlined
-def add_to_rows(grad, x, t, rows, values, lo, hi, one, graded):
-    """grad[row] += value * x[t] for the events. Two rows a pass; equal ones (a repeated event) are taken together."""
-    n = x.shape[1]
-    j = lo
-    while j + 2 <= hi:
-        r0, r1 = rows[j], rows[j + 1]
-        a0, a1 = one, one
-        if graded:
-            a0, a1 = one * values[j], one * values[j + 1]
-        if r0 == r1:
-            for k in range(n):
-                grad[r0, k] += (a0 + a1) * x[t, k]
-        else:
-            for k in range(n):
-                grad[r0, k] += a0 * x[t, k]
-                grad[r1, k] += a1 * x[t, k]
-        j += 2
-    if j < hi:
-        r0 = rows[j]
-        a0 = one * values[j] if graded else one
-        for k in range(n):
-            grad[r0, k] += a0 * x[t, k]
+def add_to_rows(grad, x, t, rows, values, lo, hi):
+    """grad[row] += value * x[t] for the events."""
+    if values.shape[0] > 0:
+        spread_row(grad, x, t, rows, values, lo, hi)
+    else:
+        spread_row(grad, x, t, rows, None, lo, hi)
 
 
 @inlined

@@ -12,11 +12,11 @@ from numba.extending import register_jitable
 
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.bits import append_bits, append_sites, inside, positive
-from nsim.kernels.borrow import borrow
+from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.drive import drive, drive_adjoint
 from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
-from nsim.kernels.rows import add_rows, add_to_rows, copy_row, dot_rows, fill
+from nsim.kernels.rows import copy_row, dot_rows, fill
 
 
 class Slots(NamedTuple):
@@ -108,10 +108,10 @@ def make_forward(equations, n_states, n_params, dtype):
                     return True
                 if weight_rec.shape[0] > 0:
                     if t > 0:
-                        add_rows(x, t - t0, weight_rec, fired, bias, fired_ptr[t - 1], k, one, False)
+                        sum_rows(x, t - t0, x, t - t0, weight_rec, fired, None, fired_ptr[t - 1], k)
                     else:
                         k = spikes_before(u, fired)
-                        add_rows(x, 0, weight_rec, fired, bias, 0, k, one, False)
+                        sum_rows(x, 0, x, 0, weight_rec, fired, None, 0, k)
                         k = 0
                 advance(state, u, x, t - t0, p)
                 k, m = compact(u, band, fired, k, sites, site_u, m, listed)
@@ -131,16 +131,16 @@ def make_forward(equations, n_states, n_params, dtype):
     def forward(first, last, todo, steps, events, layer, band, scratch, spikes, active, dense, trace, full):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
-        weight, weight_rec, bias, p = borrow(layer)
-        state, u, x, frame = borrow(scratch)
+        weight, weight_rec, bias, p = layer
+        state, u, x, frame = scratch
         groups = x.shape[0]
         for group in range(first, last):
             for i in range(group, todo.shape[0], groups):
                 b = todo[i]
                 lists = spikes.indices[b], spikes.ptr[b], active.indices[b], active.u[b], active.ptr[b]
                 full[b] = sample(
-                    b, steps, borrow(events), weight, weight_rec, bias, p, band, state[b], u[b], x[group],
-                    frame[group], borrow(lists), borrow(dense), borrow(trace),
+                    b, steps, events, weight, weight_rec, bias, p, band, state[b], u[b], x[group],
+                    frame[group], lists, dense, trace,
                 )  # fmt: skip
         restore(mode_before)
 
@@ -184,7 +184,7 @@ def make_backward(equations, n_states, n_params, dtype, history):
         for t in range(steps):
             lo, hi = own_spikes(b, t, steps, own)
             if weight_rec.shape[0] > 0:
-                add_rows(x, t, weight_rec, own.spikes, bias, lo, hi, one, False)
+                sum_rows(x, t, x, t, weight_rec, own.spikes, None, lo, hi)
             for j in range(lo, hi):
                 s[own.spikes[j]] = one
             for n in range(x.shape[1]):
@@ -217,7 +217,7 @@ def make_backward(equations, n_states, n_params, dtype, history):
         """Recurrent part of step t: own spikes at t - 1 and their active sites. `places` names every neuron."""
         rows_grad, places = scratch
         lo, hi = own_spikes(b, t, steps, own)
-        add_to_rows(grad_rec, dx, r, own.spikes, own.grad, lo, hi, one, False)
+        spread_row(grad_rec, dx, r, own.spikes, None, lo, hi)
         row = b * steps + t - 1
         sites, lo, hi = places, 0, ds.shape[0]
         if own.dense_g.shape[0] == 0:
@@ -245,7 +245,7 @@ def make_backward(equations, n_states, n_params, dtype, history):
     @register_jitable
     def sample(b, steps, events, weight, weight_rec, p, own, below, grads, scratch):
         grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, product, states, x, rows_grad, places = scratch
+        d, ds, s, dx, frame, states, x, rows_grad, places = scratch
         fill(d, zero)
         for n in range(ds.shape[0]):
             ds[n] = zero
@@ -273,28 +273,28 @@ def make_backward(equations, n_states, n_params, dtype, history):
                     s[own.spikes[j]] = zero
                 if t > 0 and weight_rec.shape[0] > 0:
                     recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, t - t0, (rows_grad, places))
-            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, product, one)
+            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
 
     @njit(**KERNEL)
     def backward(first, last, batch, steps, events, layer, own, below, grads, scratch, places, v_init):
         digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
-        weight, weight_rec, bias, p = borrow(layer)
-        grad_w, grad_rec, grad_b, grad_p = borrow(grads)
-        d, ds, s, dx, frame, product, states, x, rows_grad = borrow(scratch)
+        weight, weight_rec, bias, p = layer
+        grad_w, grad_rec, grad_b, grad_p = grads
+        d, ds, s, dx, frame, states, x, rows_grad = scratch
         groups = d.shape[0]
         for group in range(first, last):
             for b in range(group, batch, groups):
                 if history:
                     recompute(
-                        b, steps, borrow(v_init), borrow(events), weight, weight_rec, bias, p, borrow(own),
+                        b, steps, v_init, events, weight, weight_rec, bias, p, own,
                         states[group], x[group], frame[group], s[group],
                     )  # fmt: skip
                 sample(
-                    b, steps, borrow(events), weight, weight_rec, p, borrow(own), borrow(below),
+                    b, steps, events, weight, weight_rec, p, own, below,
                     (grad_w[group], grad_rec[group], grad_b[group], grad_p[group]),
-                    (d[group], ds[group], s[group], dx[group], frame[group], product[group], states[group], x[group],
-                     rows_grad[group], borrow(places)),
+                    (d[group], ds[group], s[group], dx[group], frame[group], states[group], x[group],
+                     rows_grad[group], places),
                 )  # fmt: skip
         restore(mode_before)
 

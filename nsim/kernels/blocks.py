@@ -1,0 +1,141 @@
+"""Rows of a matrix in blocks of columns that stay in vector registers while a list of rows goes by.
+
+LLVM vectorises a loop over columns, but keeps its sums in memory between two rows and takes what is left after whole
+vectors one number at a time. Here a block of 64 (then 32, 16, ... 1) columns is one vector value: each row is read
+once and each sum written once, which halves the time of an event.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nsim.kernels.jit import FASTMATH
+
+FLAGS = tuple(sorted(FASTMATH))
+WIDEST = 64
+
+
+class _Matrix:
+    """A C-contiguous matrix whose rows are loaded and stored by blocks."""
+
+    def __init__(self, context, builder, kind, value):
+        self.builder = builder
+        self.array = context.make_array(kind)(context, builder, value)
+        self.element = context.get_value_type(kind.dtype)
+        self.align = context.get_abi_sizeof(self.element)
+        self.width = builder.extract_value(self.array.shape, 1)
+
+    def place(self, row, c, lanes):
+        at = self.builder.add(self.builder.mul(row, self.width), c)
+        pointer = self.builder.gep(self.array.data, [at])
+        return self.builder.bitcast(pointer, ir.VectorType(self.element, lanes).as_pointer())
+
+    def load(self, row, c, lanes):
+        block = self.builder.load(self.place(row, c, lanes))
+        block.align = self.align
+        return block
+
+    def store(self, block, row, c, lanes):
+        self.builder.store(block, self.place(row, c, lanes)).align = self.align
+
+
+class _List:
+    """Entries lo to hi of an array of rows, and their values where they have some."""
+
+    def __init__(self, context, builder, kinds, args):
+        self.context, self.builder = context, builder
+        self.kind, values_kind = kinds[:2]
+        rows, values, self.lo, self.hi = args
+        self.rows = context.make_array(self.kind)(context, builder, rows)
+        graded = isinstance(values_kind, types.Array)
+        self.values = context.make_array(values_kind)(context, builder, values) if graded else None
+        self.values_kind = values_kind
+
+    def any(self):
+        return self.builder.icmp_signed("<", self.lo, self.hi)
+
+    def each(self, body):
+        """body(row, value) for every entry; value is None where there are none."""
+        builder, context = self.builder, self.context
+        with cgutils.for_range_slice(builder, self.lo, self.hi, self.lo.type(1), self.lo.type) as (j, _):
+            row = context.cast(builder, builder.load(builder.gep(self.rows.data, [j])), self.kind.dtype, types.intp)
+            body(row, None if self.values is None else builder.load(builder.gep(self.values.data, [j])))
+
+    def scaled(self, block, value, dtype):
+        """value * block."""
+        if value is None:
+            return block
+        builder, index = self.builder, ir.IntType(32)
+        value = self.context.cast(builder, value, self.values_kind.dtype, dtype)
+        one = builder.insert_element(ir.Constant(block.type, ir.Undefined), value, index(0))
+        spread = ir.Constant(ir.VectorType(index, block.type.count), [0] * block.type.count)
+        return builder.fmul(builder.shuffle_vector(one, one, spread), block, flags=FLAGS)
+
+
+def _over_columns(builder, width, body):
+    """body(c, lanes) for blocks that cover `width` columns: as many of the widest as fit, then each smaller one."""
+    whole = builder.and_(width, width.type(-WIDEST))
+    with cgutils.for_range_slice(builder, width.type(0), whole, width.type(WIDEST), width.type) as (c, _):
+        body(c, WIDEST)
+    lanes = WIDEST // 2
+    while lanes:
+        with builder.if_then(cgutils.is_not_null(builder, builder.and_(width, width.type(lanes)))):
+            body(builder.and_(width, width.type(-2 * lanes)), lanes)
+        lanes //= 2
+
+
+@intrinsic
+def sum_rows(typingctx, x, t, start, s, weight, rows, values, lo, hi):
+    """x[t] = start[s] + sum of value * weight[row] over a list of rows; `values` None means 1 each."""
+
+    def codegen(context, builder, signature, args):
+        x, start, weight = (_Matrix(context, builder, signature.args[k], args[k]) for k in (0, 2, 4))
+        listed = _List(context, builder, signature.args[5:], args[5:])
+
+        def block(c, lanes):
+            total = cgutils.alloca_once_value(builder, start.load(args[3], c, lanes))  # LLVM makes it a register
+
+            def add(row, value):
+                part = listed.scaled(weight.load(row, c, lanes), value, signature.args[0].dtype)
+                builder.store(builder.fadd(builder.load(total), part, flags=FLAGS), total)
+
+            listed.each(add)
+            x.store(builder.load(total), args[1], c, lanes)
+
+        def copy(c, lanes):
+            x.store(start.load(args[3], c, lanes), args[1], c, lanes)
+
+        with builder.if_else(listed.any()) as (some, nothing):
+            with some:
+                _over_columns(builder, x.width, block)
+            with nothing:
+                _over_columns(builder, x.width, copy)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.none(x, intp, start, intp, weight, rows, values, intp, intp), codegen
+
+
+@intrinsic
+def spread_row(typingctx, grad, x, t, rows, values, lo, hi):
+    """grad[row] += value * x[t] for a list of rows, a repeated row as often as it stands there."""
+
+    def codegen(context, builder, signature, args):
+        grad, x = (_Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1))
+        listed = _List(context, builder, signature.args[3:], args[3:])
+
+        def block(c, lanes):
+            source = x.load(args[2], c, lanes)
+
+            def add(row, value):
+                part = listed.scaled(source, value, signature.args[0].dtype)
+                grad.store(builder.fadd(grad.load(row, c, lanes), part, flags=FLAGS), row, c, lanes)
+
+            listed.each(add)
+
+        with builder.if_then(listed.any()):
+            _over_columns(builder, x.width, block)
+        return context.get_dummy_value()
+
+    return types.none(grad, x, types.intp, rows, values, types.intp, types.intp), codegen
