@@ -4,7 +4,8 @@ import numpy as np
 
 from nsim import neurons
 from nsim.errors import ParameterError
-from nsim.nn.dense import Dense, seed
+from nsim.nn.connection import seed
+from nsim.nn.dense import Dense
 from nsim.nn.module import Module, Run
 from nsim.nn.sequential import Dropout, Sequential
 
