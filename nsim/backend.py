@@ -10,10 +10,10 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nsim.errors import DeviceError
-from nsim.kernels import batch, drive, readout, sweep
+from nsim.kernels import batch, conv, drive, readout, sweep
 
 PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
-CONNECTIONS = {"drive": drive}  # modules of a `drive` and a `drive_adjoint`
+CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
 
 
 def check_device(device: str) -> str:
