@@ -10,9 +10,10 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nsim.errors import DeviceError
-from nsim.kernels import batch, readout, sweep
+from nsim.kernels import batch, conv, drive, readout, sweep
 
 PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
+CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
 
 
 def check_device(device: str) -> str:
@@ -29,18 +30,18 @@ def check_device(device: str) -> str:
 _compiled = {}
 
 
-def compiled(neuron, dtype, direction: str, history: bool = False):
-    """The kernel of a model's sweep, "forward" or "backward". Built once for each variant of a model and dtype."""
+def compiled(neuron, dtype, direction: str, history: bool = False, connection: str = "drive"):
+    """The kernel of a model's sweep, "forward" or "backward". Built once for each key below."""
     # The forward sweep is the same whatever the gradient leaves out.
     variant = neuron.variant if direction == "backward" else neuron.forward_variant
-    key = (type(neuron), variant, np.dtype(dtype), direction, history)
+    key = (type(neuron), variant, np.dtype(dtype), direction, history, connection)
     if key not in _compiled:
         module = sweep if neuron.spiking else readout
         scalar = np.dtype(dtype).type
         make = module.make_forward if direction == "forward" else module.make_backward
         sizes = (len(neuron.states), len(neuron.parameters))
         extra = () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra)
+        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
     return _compiled[key]
 
 

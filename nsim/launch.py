@@ -11,7 +11,7 @@ from nsim.backend import compiled, compiled_surrogate, single_threaded_blas
 from nsim.events import Active, Spikes, index_dtype
 from nsim.kernels import batch
 from nsim.kernels.drive import Rows
-from nsim.kernels.jit import CHUNK, LONG_CHUNK, n_groups, padded
+from nsim.kernels.jit import CHUNK, CHUNK_BYTES, LONG_CHUNK, n_groups, padded
 from nsim.kernels.sweep import Slots, Trace
 from nsim.kernels.threads import over
 
@@ -44,15 +44,17 @@ def rows_of(spikes: Spikes, delay: int = 0) -> Rows:
     return Rows(spikes.indptr, spikes.indices, values, spikes.shape[1], -delay)
 
 
-def frames(groups, spikes, dtype, product, long=False):
+def frames(layer, groups, spikes, product, long=False):
     """Scratch for the matrix-product form of the drive, or an empty one, and the steps of a chunk."""
-    chunk = min(LONG_CHUNK if product or long else CHUNK, spikes.shape[1])
+    dtype = layer.weight.dtype
+    short = max(1, min(CHUNK, CHUNK_BYTES // (layer.n_out * dtype.itemsize)))
+    chunk = min(LONG_CHUNK if product or long else short, spikes.shape[1])
     return arrays.empty((groups, chunk, spikes.shape[2]) if product else (groups, 0, 0), dtype), chunk
 
 
 def initial_state(layer, batch_size):
     """States [B, S, N padded] and u [B, N padded] at rest: v = v_init, everything else 0, no spike before t = 0."""
-    n, dtype = layer.weight.shape[1], layer.weight.dtype
+    n, dtype = layer.n_out, layer.weight.dtype
     state = arrays.zeros((batch_size, len(layer.neuron.states), padded(n)), dtype)
     state[:, 0, :n] = layer.neuron.v_init
     return state, np.full((batch_size, padded(n)), -np.inf, dtype)
@@ -60,7 +62,7 @@ def initial_state(layer, batch_size):
 
 def discretised(layer, dt) -> np.ndarray:
     """What the equations use, [number of parameters, N], from the layer's raw parameters."""
-    p = arrays.empty((len(layer.neuron.parameters), layer.weight.shape[1]), layer.weight.dtype)
+    p = arrays.empty((len(layer.neuron.parameters), layer.n_out), layer.weight.dtype)
     for row, parameter in zip(p, layer.neuron.parameters, strict=True):
         row[:] = parameter.discretise(layer.raw[parameter.name].data.astype(np.float64), dt)
     return p
@@ -68,10 +70,10 @@ def discretised(layer, dt) -> np.ndarray:
 
 def matrices(layer):
     """Weight, recurrent weight (empty for none) and bias [1, N] (zeros for none) as kernels take them."""
-    weight = layer.weight.data
-    recurrent = np.empty((0, 0), weight.dtype) if layer.weight_rec is None else layer.weight_rec.data
-    bias = np.zeros(weight.shape[1], weight.dtype) if layer.bias is None else layer.bias.data
-    return weight, recurrent, bias[None]
+    dtype = layer.weight.dtype
+    recurrent = np.empty((0, 0), dtype) if layer.weight_rec is None else layer.weight_rec.data
+    bias = np.zeros(layer.n_out, dtype) if layer.bias is None else layer.kernel_bias()
+    return layer.kernel_weight(), recurrent, bias[None]
 
 
 def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=None) -> tuple[Spikes, tuple]:
@@ -81,9 +83,9 @@ def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=N
     drive; `rows` replaces the events that the drive is taken from. Returns the spikes and the state after the end.
     """
     size, steps, _ = spikes.shape
-    n, room = layer.weight.shape[1], layer.room
+    n, room = layer.n_out, layer.room
     if product is None:
-        product = spikes.density > PRODUCT_FORWARD
+        product = layer.products and spikes.density > PRODUCT_FORWARD
     start = initial_state(layer, size) if state is None else state
     rows = rows_of(spikes, layer.delay) if rows is None else rows
     active = None
@@ -102,7 +104,8 @@ def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=N
         room.dense = active.dense
     room.spikes = _next_room(lists, n)
     indptr, indices, _ = _packed(lists)
-    return Spikes(indptr, indices, (size, steps, n), dt=spikes.dt, lengths=spikes.lengths, active=active), state
+    shape, true = (size, steps, n), spikes.lengths
+    return Spikes(indptr, indices, shape, dt=spikes.dt, space=layer.space, lengths=true, active=active), state
 
 
 def _sweep(layer, spikes, form, start, product, trace, rows):
@@ -113,9 +116,9 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     """
     size, steps, _ = spikes.shape
     weight, recurrent, bias = matrices(layer)
-    n, dtype = weight.shape[1], weight.dtype
-    groups = n_groups(size, weight.nbytes)
-    frame, chunk = frames(groups, spikes, dtype, product)
+    n, dtype = layer.n_out, layer.weight.dtype
+    groups = n_groups(size, layer.weight.data.nbytes)
+    frame, chunk = frames(layer, groups, spikes, product)
     x = arrays.empty((groups, chunk, n), dtype)
     lists = _slots(size, steps, n, layer.room.spikes, dtype, False)
     sites = (
@@ -123,7 +126,8 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     )
     dense = arrays.empty((size, steps, n) if form == "dense" else (0, 0, 0), dtype)
     state, u = (arrays.copied(a, dtype) for a in start)
-    kernel, p = compiled(layer.neuron, dtype, "forward"), discretised(layer, spikes.dt)
+    kernel = compiled(layer.neuron, dtype, "forward", connection=layer.connection)
+    p = discretised(layer, spikes.dt)
     full, todo = np.zeros(size, np.uint8), np.arange(size)
     while todo.size:
         with single_threaded_blas(product):

@@ -73,11 +73,11 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
     weight, recurrent, bias = matrices(layer)
-    n, dtype, mode = weight.shape[1], weight.dtype, MODES[reduce]
+    n, dtype, mode = layer.n_out, layer.weight.dtype, MODES[reduce]
     if product is None:
-        product = spikes.density > PRODUCT_FORWARD
-    groups = n_groups(size, weight.nbytes)
-    frame, chunk = frames(groups, spikes, dtype, product)
+        product = layer.products and spikes.density > PRODUCT_FORWARD
+    groups = n_groups(size, layer.weight.data.nbytes)
+    frame, chunk = frames(layer, groups, spikes, product)
     if state is None:
         start = -np.inf if mode == readout.MAX else 0
         state = initial_state(layer, size)[0], np.full((size, n), start, dtype), np.zeros(size, np.int64)
@@ -88,7 +88,7 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     rows = rows_of(spikes, layer.delay) if rows is None else rows
     with single_threaded_blas(product):
         over(
-            compiled(layer.neuron, dtype, "forward"), groups, mode, lengths, steps, rows,
+            compiled(layer.neuron, dtype, "forward", connection=layer.connection), groups, mode, lengths, steps, rows,
             (weight, recurrent, bias, discretised(layer, spikes.dt)),
             (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
         )  # fmt: skip
@@ -111,15 +111,15 @@ class _Backward:
     def prepare(self):
         layer, spikes = self.layer, self.spikes
         self.weight, self.recurrent, self.bias = matrices(layer)
-        (n_in, n), dtype, steps = self.weight.shape, self.weight.dtype, spikes.shape[1]
-        product, self.history = spikes.density > PRODUCT_BACKWARD, layer.neuron.needs_history
+        n, dtype, steps = layer.n_out, layer.weight.dtype, spikes.shape[1]
+        product, self.history = layer.products and spikes.density > PRODUCT_BACKWARD, layer.neuron.needs_history
         below = self.below(dtype)
-        groups, n_states = n_groups(spikes.shape[0], self.weight.nbytes), len(layer.neuron.states)
-        frame, chunk = frames(groups, spikes, dtype, product, long=below.dense.size > 0)
-        self.blas = product or below.dense.size > 0
+        groups, n_states = n_groups(spikes.shape[0], layer.weight.data.nbytes), len(layer.neuron.states)
+        self.blas = layer.products and (product or below.dense.size > 0)
+        frame, chunk = frames(layer, groups, spikes, product, long=self.blas)
         n_bias = 0 if layer.bias is None else n
         grads = (
-            arrays.zeros((groups, n_in, n), dtype),
+            arrays.zeros((groups, *layer.kernel_shape), dtype),
             arrays.zeros((groups, *self.recurrent.shape), dtype),
             arrays.zeros((groups, n_bias), dtype),
             arrays.zeros((groups, *self.p.shape), dtype),
@@ -137,6 +137,10 @@ class _Backward:
         v_init = np.zeros((n_states, n), dtype)
         v_init[0] = layer.neuron.v_init
         return below, grads, scratch, v_init
+
+    def kernel(self):
+        layer = self.layer
+        return compiled(layer.neuron, layer.weight.dtype, "backward", self.history, layer.connection)
 
     def below(self, dtype):
         """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
@@ -160,11 +164,11 @@ class _Backward:
             spikes_grad = SpikesGrad(below.grad)
         layer, dt = self.layer, self.spikes.dt
         grad_w, grad_rec, grad_b, grad_p = grads
-        result = [spikes_grad, summed(grad_w)]
+        result = [spikes_grad, layer.weight_gradient(summed(grad_w))]
         if layer.weight_rec is not None:
             result.append(summed(grad_rec))
         if layer.bias is not None:
-            result.append(summed(grad_b))
+            result.append(layer.bias_gradient(summed(grad_b)))
         if layer.neuron.learn:
             grad_p = dict(zip(layer.neuron.values, summed(grad_p), strict=True))
             for parameter in layer.neuron.parameters:
@@ -184,10 +188,10 @@ class _SpikingBackward(_Backward):
     def __call__(self, grad):
         below, grads, scratch, v_init = self.prepare()
         size, steps, _ = self.spikes.shape
-        n, dtype = self.weight.shape[1], self.weight.dtype
+        n, dtype = self.layer.n_out, self.layer.weight.dtype
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer.neuron, dtype, "backward", self.history), len(scratch[0]), size, steps,
+                self.kernel(), len(scratch[0]), size, steps,
                 rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p),
                 self.sources(grad, n, dtype), below, grads, scratch, np.arange(n, dtype=self.own_rows[1].dtype), v_init,
             )  # fmt: skip
@@ -236,8 +240,8 @@ class _ReadoutBackward(_Backward):
         grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), len(scratch[0]),
-                MODES[self.layer.neuron.reduce], lengths, self.spikes.shape[1], rows_of(self.spikes, self.layer.delay),
+                self.kernel(), len(scratch[0]), MODES[self.layer.neuron.reduce], lengths, self.spikes.shape[1],
+                rows_of(self.spikes, self.layer.delay),
                 (self.weight, self.recurrent, self.bias, self.p), grad, self.where, below, grads, scratch, v_init,
             )  # fmt: skip
         return self.gradients(below, grads)

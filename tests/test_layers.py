@@ -12,7 +12,7 @@ ORDER = [
     ["nsim.errors", "nsim.arrays"],
     ["nsim.surrogates"],
     ["nsim.neurons", "nsim.kernels"],
-    ["nsim.events"],
+    ["nsim.events", "nsim.windows"],
     ["nsim.backend"],
     ["nsim.launch"],
     ["nsim.tape", "nsim.ops", "nsim.sweeps"],

@@ -18,6 +18,7 @@ DIGEST = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).p
 
 LANES = 64  # neurons that one compare turns into one 64-bit mask
 CHUNK = 16  # steps of drive that are computed before the neurons take them: 16 rows of 200 floats stay in L1
+CHUNK_BYTES = 2**17  # fewer steps where they would take more than this: a chunk shares L2 with weights and states
 LONG_CHUNK = 256  # the same where the drive is a matrix product
 
 

@@ -3,19 +3,20 @@
 from numba import njit
 from numba.extending import register_jitable
 
+from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.denormals import flush_denormals, restore
-from nsim.kernels.drive import drive, drive_adjoint
 from nsim.kernels.jit import DIGEST, KERNEL, inlined
 from nsim.kernels.rows import copy_row, fill
 
 TRACE, SUM, MAX, LAST = 0, 1, 2, 3
 
 
-def make_forward(equations, n_states, n_params, dtype):
+def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     """Forward sweep. `out` [B, T, N] is filled for TRACE; else `acc` [B, N] goes on from what it holds, over the first
     `lengths[b]` steps, and `where` [B, N] keeps the step of the maximum."""
     step, _, potential, _ = equations
+    drive = connection.drive
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
     digest = DIGEST
@@ -67,9 +68,10 @@ def make_forward(equations, n_states, n_params, dtype):
     return forward
 
 
-def make_backward(equations, n_states, n_params, dtype, history):
+def make_backward(equations, n_states, n_params, dtype, history, connection=all_to_all):
     """Backward sweep from `grad`, dL/d(out) [B, T, N] for TRACE, else dL/d(acc) [B, 1, N]."""
     step, step_adjoint, _, potential_adjoint = equations
+    drive, drive_adjoint = connection.drive, connection.drive_adjoint
     read, write, add = reader(n_states), writer(n_states), adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)

@@ -1,7 +1,8 @@
 """Sweeps of a spiking layer over whole sequences: one sample after the other inside a group, groups over threads.
 
-`make_forward` and `make_backward` build the kernels of one neuron model and number type. Time is the outer loop and
-neurons the inner one, over contiguous rows. Equations: `nsim/neurons/`; the adjoint's order: docs/design.md, section 1.
+`make_forward` and `make_backward` build the kernels of one neuron model, number type and connection (the module of its
+`drive` and `drive_adjoint`). Time is the outer loop and neurons the inner one, over contiguous rows. Equations:
+`nsim/neurons/`; the adjoint's order: docs/design.md, section 1.
 """
 
 from typing import NamedTuple
@@ -10,11 +11,11 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
+from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.bits import append_bits, append_sites, inside, positive
 from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
-from nsim.kernels.drive import drive, drive_adjoint
 from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
 from nsim.kernels.rows import copy_row, dot_rows, fill
 
@@ -56,9 +57,10 @@ class Sources(NamedTuple):
     closest_du: np.ndarray
 
 
-def make_forward(equations, n_states, n_params, dtype):
+def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     """Forward sweep of the samples `todo`; `full[b]` is set where a list proved too small and b must be redone."""
     step, _, potential, _ = equations
+    drive = connection.drive
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
     digest = DIGEST
@@ -156,10 +158,11 @@ def probed(step_adjoint, n_states, n_params, one):
     return with_spike[1] != 0, with_spike[:3] != without[:3]
 
 
-def make_backward(equations, n_states, n_params, dtype, history):
+def make_backward(equations, n_states, n_params, dtype, history, connection=all_to_all):
     """Backward sweep. With `history` the states of each sample are computed again first, and the gradients of the
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
+    drive, drive_adjoint = connection.drive, connection.drive_adjoint
     read, write, add = reader(n_states), writer(n_states), adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)

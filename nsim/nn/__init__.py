@@ -1,14 +1,16 @@
-"""Layers: Dense, Dropout, Sequential; `LAYERS` is the registry that files read."""
+"""Layers: Dense, Conv2d, Dropout, Sequential; `LAYERS` is the registry that files read."""
 
 import numpy as np
 
 from nsim import neurons
 from nsim.errors import ParameterError
-from nsim.nn.dense import Dense, seed
+from nsim.nn.connection import seed
+from nsim.nn.conv import Conv2d
+from nsim.nn.dense import Dense
 from nsim.nn.module import Module, Run
 from nsim.nn.sequential import Dropout, Sequential
 
-LAYERS = {"Dense": Dense, "Dropout": Dropout, "Sequential": Sequential}
+LAYERS = {"Dense": Dense, "Conv2d": Conv2d, "Dropout": Dropout, "Sequential": Sequential}
 
 
 def build(description: dict) -> Module:
@@ -26,4 +28,4 @@ def build(description: dict) -> Module:
     return LAYERS[name](**options)
 
 
-__all__ = ["LAYERS", "Dense", "Dropout", "Module", "Run", "Sequential", "build", "seed"]
+__all__ = ["LAYERS", "Conv2d", "Dense", "Dropout", "Module", "Run", "Sequential", "build", "seed"]

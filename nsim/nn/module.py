@@ -79,6 +79,10 @@ class Module:
     def seed(self, seed: int, epoch: int = 0):
         """Make everything random in the coming calls a function of (seed, epoch)."""
 
+    def space_after(self, space: tuple) -> tuple:
+        """The space of the events that come out where those that go in have `space`; refuses what does not fit."""
+        return space
+
     def to(self, device: str):
         """This network on a device; "cpu" is where it is made."""
         check_device(device)

@@ -65,14 +65,12 @@ class Sequential(Module):
         self.layers = [part for layer in layers for part in (layer if isinstance(layer, Sequential) else [layer])]
         if not layers:
             raise ParameterError("nn.Sequential(): expected at least one layer")
-        width = None
+        space = None
         for k, layer in enumerate(self.layers):
             if not isinstance(layer, Module):
                 raise ParameterError(f"nn.Sequential: layer {k} is {layer!r}, expected a layer such as nn.Dense")
             layer.name = str(k)
-            if width is not None and getattr(layer, "n_in", width) != width:
-                raise ShapeError(f"{layer.label}: the layer before it has {width} neurons, expected {layer.n_in}")
-            width = getattr(layer, "n_out", width)
+            space = getattr(layer, "space", None) if space is None else layer.space_after(space)
             if k + 1 < len(self) and hasattr(layer, "neuron") and not layer.neuron.spiking:
                 raise ParameterError(f"{layer.label}: a readout has no spikes to pass on; put it last")
         for name, tensor in self.named_parameters().items():

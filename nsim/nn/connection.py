@@ -1,0 +1,227 @@
+"""What all layers of neurons share: a connection (weights, delay) onto a neuron model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from nsim import arrays, neurons, sweeps
+from nsim.errors import ParameterError, ShapeError
+from nsim.events import Spikes, empty, join
+from nsim.launch import Room, forward, no_trace, rows_of
+from nsim.nn.module import Module, Run
+from nsim.tape import Tensor, no_grad
+
+_generator = np.random.default_rng(0)
+
+
+def seed(value: int):
+    """Start the generator of initial weights anew. It starts at 0 in each process."""
+    global _generator
+    _generator = np.random.default_rng(value)
+
+
+def whole(layer: str, **values):
+    """Refuse numbers that are not whole or below their least value; `values` are (value, least) by name."""
+    for name, (value, least) in values.items():
+        if int(value) != value or value < least:
+            raise ParameterError(f"{layer}: {name} = {value}: expected a whole number of at least {least}")
+
+
+class Connection(Module):
+    """Base of the layers of neurons. A subclass gives the numbers of neurons, the shapes of its arrays and `describe`,
+    and what its drive reads where that is not the weights as they are.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+        Neurons before and after.
+    space : tuple
+        Shape of the neurons after; that of the Spikes that a call gives.
+    shapes : dict
+        Shape of `weight`, and of `weight_rec` and `bias` where the layer has them.
+    connection : str
+        Kernel module of the drive, see `nsim.backend.CONNECTIONS`.
+    products : bool
+        Whether the drive has a form as a matrix product.
+    kernel_shape : tuple
+        Shape of the weights as the kernels read them, and of their gradient.
+    """
+
+    connection, products = "drive", True
+
+    def __init__(self, neuron, n_in, space, shapes, fan_in, delay, dtype, seed):
+        super().__init__()
+        layer = type(self).__name__
+        if not isinstance(neuron, neurons.Neuron):
+            raise ParameterError(f"nn.{layer}: neuron = {neuron!r}: expected a neuron such as nsim.LIF(tau_mem=10e-3)")
+        if "weight_rec" in shapes and not neuron.spiking:
+            raise ParameterError(
+                f"nn.{layer}: recurrent=True needs a spiking neuron, {type(neuron).__name__} has no spikes"
+            )
+        self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
+        self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
+        rng = _generator if seed is None else np.random.default_rng(seed)
+
+        def uniform(name, fan_in):
+            if name not in shapes:
+                return None
+            bound = 1 / np.sqrt(fan_in)
+            return Tensor(arrays.copied(rng.uniform(-bound, bound, shapes[name]), dtype), requires_grad=True)
+
+        self.weight, self.weight_rec = uniform("weight", fan_in), uniform("weight_rec", self.n_out)
+        self.bias = Tensor(np.zeros(shapes["bias"], dtype), requires_grad=True) if "bias" in shapes else None
+        self.raw = {p.name: self._raw(p, neuron.values[p.name]) for p in neuron.parameters}
+        self._fits("v_init", neuron.v_init)
+        self.room = Room()
+
+    @property
+    def kind(self) -> str:
+        """The layer in messages, without its name."""
+        raise TypeError(f"{type(self).__name__} must define kind")
+
+    def kernel_weight(self):
+        """The weights as the kernels of `connection` read them."""
+        return self.weight.data
+
+    def kernel_bias(self) -> np.ndarray:
+        """The bias of each neuron, [n_out]."""
+        return self.bias.data
+
+    def weight_gradient(self, grad):
+        """dL/dweight from the gradient of the weights as the kernels read them."""
+        return grad
+
+    def bias_gradient(self, grad):
+        """dL/dbias from that of each neuron."""
+        return grad
+
+    def _fits(self, name, value):
+        if value.shape not in ((), (self.n_out,)):
+            raise ShapeError(f"{self.label}: {name} has shape {value.shape}, expected a number or [{self.n_out}]")
+
+    def _raw(self, parameter, value):
+        """A parameter as it is trained; in the weights' type if it is, else in float64."""
+        self._fits(parameter.name, value)
+        learned = parameter.name in self.neuron.learn
+        raw = parameter.to_raw(value)
+        return Tensor(raw.astype(self.weight.dtype) if learned else raw, requires_grad=learned)
+
+    @property
+    def label(self) -> str:
+        prefix = f"layer {self.name}: " if self.name else ""
+        return prefix + self.kind
+
+    def value(self, name: str) -> np.ndarray:
+        """A parameter of the neuron in its own unit (seconds for time constants), shape () or [n_out]."""
+        parameter = self._parameter(name)
+        if name not in self.neuron.learn:
+            return self.neuron.values[name]
+        return parameter.from_raw(self.raw[name].data.astype(np.float64))
+
+    def set_value(self, name: str, value):
+        """Set a parameter of the neuron, in its own unit."""
+        parameter = self._parameter(name)
+        value = parameter.check(value)
+        self._fits(name, value)
+        old = self.raw[name]
+        if name in self.neuron.learn:
+            old.data[...] = parameter.to_raw(value)
+        else:
+            self.neuron = copy.copy(self.neuron)
+            self.neuron.values = self.neuron.values | {name: value}
+            self.raw[name] = Tensor(parameter.to_raw(value))
+
+    def _parameter(self, name):
+        for parameter in self.neuron.parameters:
+            if parameter.name == name:
+                return parameter
+        raise ParameterError(f"{self.label}: {type(self.neuron).__name__} has {', '.join(self.raw)}, not {name!r}")
+
+    def tensors(self) -> list[Tensor]:
+        """The trainable tensors, in the order in which the sweeps give their gradients."""
+        return list(self.named_parameters().values())
+
+    def named_parameters(self):
+        named = {"weight": self.weight, "weight_rec": self.weight_rec, "bias": self.bias}
+        named |= {p.raw_name: self.raw[p.name] for p in self.neuron.parameters if p.name in self.neuron.learn}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def _check(self, spikes):
+        if not isinstance(spikes, Spikes):
+            raise ShapeError(
+                f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes; "
+                "make it with Spikes.from_dense(a, dt) from counts [B, T, N], or Spikes.from_events(...)"
+            )
+        self.space_after(spikes.space)
+        for name, tensor in self.named_parameters().items():
+            data = tensor.data
+            if name in self.shapes and (data.shape != self.shapes[name] or not data.flags.c_contiguous):
+                raise ShapeError(
+                    f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {self.shapes[name]}; "
+                    "write into it with .data[...] = values"
+                )
+            if not np.isfinite(data.sum()) and not np.isfinite(data).all():
+                raise ParameterError(f"{self.label}: {name} holds NaN or infinity")
+
+    def __call__(self, spikes: Spikes):
+        """Sweep over a batch, from rest: Spikes [B, T, n_in] to Spikes [B, T, n_out], or a Tensor for a readout."""
+        self._check(spikes)
+        return (sweeps.spiking if self.neuron.spiking else sweeps.integrate)(self, spikes)
+
+    def run(self, spikes: Spikes, state=None, record=None) -> Run:
+        """Simulate without a tape, from `state` or from rest, so that time may be cut anywhere.
+
+        Parameters
+        ----------
+        spikes : Spikes [B, T, n_in]
+        state : the `state` of an earlier Run, optional
+        record : list of neurons, optional
+            Their states (v, and what else the model has) come back in `recorded[0]`.
+
+        Any cutting of the time axis gives the same bits as the whole run.
+        """
+        self._check(spikes)
+        size, steps, _ = spikes.shape
+        maker = (self.describe(), spikes.dt)
+        if state is None:
+            line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
+        elif len(state) != 1 or state[0][0] != maker:
+            raise ShapeError(
+                f"{self.label}: state of another layer or another dt than {spikes.dt:g} s; "
+                "give the `state` that a run of this network returned"
+            )
+        else:
+            _, line, inner = state[0]
+            if len(inner[0]) != size:
+                raise ShapeError(f"{self.label}: state is of {len(inner[0])} samples, the input has {size}")
+        neurons_ = np.asarray([] if record is None else record, np.int64)
+        if neurons_.size and (neurons_.min() < 0 or neurons_.max() >= self.n_out):
+            raise ShapeError(f"{self.label}: record = {neurons_.tolist()}: neurons are 0 to {self.n_out - 1}")
+        rows = rows_of(spikes)
+        if self.delay:
+            both = join(line, spikes)
+            rows, line = rows_of(both), both.cut(steps, steps + self.delay)
+        with no_grad():
+            run = self._run_spiking if self.neuron.spiking else self._run_readout
+            output, recorded, inner = run(spikes, rows, inner, neurons_)
+        fired = [output] if self.neuron.spiking else []
+        return Run(output, fired, {0: recorded} if neurons_.size else {}, [(maker, line, inner)])
+
+    def _run_spiking(self, spikes, rows, inner, watch):
+        dtype, names = self.weight.dtype, self.neuron.states
+        trace = no_trace(dtype)
+        if watch.size:
+            shape = (*spikes.shape[:2], len(names), len(watch))
+            trace = trace._replace(watch=watch, values=np.empty(shape, dtype))
+        out, inner = forward(self, spikes, keep=False, state=inner, product=False, trace=trace, rows=rows)
+        return out, {name: trace.values[:, :, k] for k, name in enumerate(names)} if watch.size else {}, inner
+
+    def _run_readout(self, spikes, rows, inner, watch):
+        recorded = {}
+        if watch.size:
+            traced = sweeps.readout_forward(self, spikes, inner, product=False, rows=rows, reduce=None)[0]
+            recorded = {"v": traced[:, :, watch]}
+        output, _, inner = sweeps.readout_forward(self, spikes, inner, product=False, rows=rows)
+        return output, recorded, inner
