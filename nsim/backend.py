@@ -10,7 +10,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nsim.errors import DeviceError
-from nsim.kernels import batch, conv, drive, readout, sweep
+from nsim.kernels import conv, drive, readout, sweep
+from nsim.kernels.surrogate import make_surrogate
 
 PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
 CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
@@ -47,9 +48,9 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
 
 @lru_cache(maxsize=64)
 def compiled_surrogate(surrogate, dtype):
-    """Kernel of one surrogate object."""
+    """C function of one surrogate object, see `nsim.kernels.surrogate`."""
     scalar = np.dtype(dtype).type
-    return batch.make_surrogate(surrogate.function(scalar(1)), scalar)
+    return make_surrogate(surrogate.function(scalar(1)), scalar)
 
 
 @cache

@@ -12,6 +12,7 @@ from nsim.events import Active, Spikes, index_dtype
 from nsim.kernels import batch
 from nsim.kernels.drive import Rows
 from nsim.kernels.jit import CHUNK, CHUNK_BYTES, LONG_CHUNK, n_groups, padded
+from nsim.kernels.surrogate import surrogate_of_blocks
 from nsim.kernels.sweep import Slots, Trace
 from nsim.kernels.threads import over
 
@@ -151,8 +152,8 @@ def band_of(layer) -> float:
 def surrogate_at(layer, u, band):
     """g(u) where |u| < band, else 0, of the shape of u."""
     out = arrays.empty(u.shape, u.dtype)
-    kernel = compiled_surrogate(layer.neuron.surrogate, u.dtype)
-    over(kernel, batch.n_blocks(u.size), u.reshape(-1), u.dtype.type(band), out.reshape(-1))
+    g = compiled_surrogate(layer.neuron.surrogate, u.dtype)
+    over(surrogate_of_blocks, batch.n_blocks(u.size), g.address, u.reshape(-1), u.dtype.type(band), out.reshape(-1))
     return out
 
 

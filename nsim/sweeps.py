@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsim import arrays
-from nsim.backend import check_device, compiled, single_threaded_blas
+from nsim.backend import check_device, compiled, compiled_surrogate, single_threaded_blas
 from nsim.events import Spikes, index_dtype
 from nsim.kernels import batch, readout
 from nsim.kernels.drive import Sites
@@ -133,6 +133,7 @@ class _Backward:
             arrays.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
             arrays.empty((groups, steps if self.history else 0, n), dtype),  # x
             arrays.empty((groups, n), dtype),  # the recurrent part of ds
+            arrays.empty((groups, chunk * n), dtype),  # g
         )
         v_init = np.zeros((n_states, n), dtype)
         v_init[0] = layer.neuron.v_init
@@ -189,6 +190,7 @@ class _SpikingBackward(_Backward):
         below, grads, scratch, v_init = self.prepare()
         size, steps, _ = self.spikes.shape
         n, dtype = self.layer.n_out, self.layer.weight.dtype
+        self.surrogate = compiled_surrogate(self.layer.neuron.surrogate, dtype)
         with single_threaded_blas(self.blas):
             over(
                 self.kernel(), len(scratch[0]), size, steps,
@@ -198,18 +200,18 @@ class _SpikingBackward(_Backward):
         return self.gradients(below, grads)
 
     def sources(self, grad, n, dtype):
-        """The sites that dL/ds enters at, with the surrogate there."""
-        active, u = self.active, self.active.u
-        g, upstream = (
-            surrogate_at(self.layer, u, band_of(self.layer)),
-            grad.active if grad.active is not None else np.zeros_like(u),
-        )
-        flat, matrix = np.empty(0, dtype), np.empty((0, 0), dtype)
-        rows = np.empty(0, np.int64), np.empty(0, index_dtype(n))
+        """The sites that dL/ds enters at, and the surrogate that it enters through."""
+        active, upstream = self.active, grad.active
+        if upstream is None:
+            upstream = np.zeros_like(active.u)
+        g = self.surrogate.address, dtype.type(band_of(self.layer))
         closest = self.closest(grad.closest, dtype)
         if active.dense:
-            return Sources(*self.own_rows, *rows, flat, flat, g.reshape(-1, n), upstream.reshape(-1, n), *closest)
-        return Sources(*self.own_rows, active.indptr, active.indices, g, upstream, matrix, matrix, *closest)
+            rows = np.empty(0, np.int64), np.empty(0, index_dtype(n))
+            dense = upstream.reshape(-1, n)
+            return Sources(*self.own_rows, *rows, active.u.reshape(-1), np.empty(0, dtype), dense, *g, *closest)
+        nothing = np.empty((0, 0), dtype)
+        return Sources(*self.own_rows, active.indptr, active.indices, active.u, upstream, nothing, *g, *closest)
 
     def closest(self, grad, dtype):
         """Order, step and dL/du of closest approaches. They come from a second forward sweep, made only if wanted."""

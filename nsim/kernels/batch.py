@@ -1,9 +1,9 @@
-"""Passes over whole arrays: packing lists into rows, sums over groups, counts, surrogates, dropout. See threads.py."""
+"""Passes over whole arrays: packing lists into rows, sums over groups, counts, dropout. See threads.py."""
 
 import numpy as np
 from numba import njit
 
-from nsim.kernels.jit import DIGEST, KERNEL
+from nsim.kernels.jit import KERNEL
 
 # Elementwise kernels run over whole blocks, so that which entries fall into a vector never depends on the threads.
 BLOCK = 4096
@@ -68,22 +68,6 @@ def count_inside(first, last, u, band, out):
             if abs(u[b, j]) < band:
                 total += 1
         out[b] = total
-
-
-def make_surrogate(g, dtype):
-    """Kernel out[i] = g(u[i]) where |u[i]| < band, else 0, for blocks of i."""
-    zero = dtype(0)
-    digest = DIGEST
-
-    @njit(**KERNEL)
-    def surrogate(first, last, u, band, out):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
-        for block in range(first, last):
-            from_u, to = u[block * BLOCK : (block + 1) * BLOCK], out[block * BLOCK : (block + 1) * BLOCK]
-            for i in range(to.shape[0]):
-                to[i] = g(from_u[i]) if abs(from_u[i]) < band else zero
-
-    return surrogate
 
 
 @njit(**KERNEL)

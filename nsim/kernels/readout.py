@@ -139,7 +139,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
         mode_before = flush_denormals()
         weight, _, bias, p = layer
         grad_w, _, grad_b, grad_p = grads
-        d, do, _, dx, frame, states, x, _ = scratch
+        d, do, _, dx, frame, states, x, _, _ = scratch
         groups = dx.shape[0]
         for group in range(first, last):
             for b in range(group, lengths.shape[0], groups):

@@ -18,6 +18,7 @@ from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
 from nsim.kernels.rows import copy_row, dot_rows, fill
+from nsim.kernels.surrogate import evaluate
 
 
 class Slots(NamedTuple):
@@ -40,18 +41,20 @@ class Trace(NamedTuple):
 class Sources(NamedTuple):
     """What enters the backward sweep of a layer at its own sites.
 
-    Own spikes as rows (spike_ptr, spikes); the active set listed (ptr, indices, g, grad [sites]) or dense (dense_g,
-    dense_grad [B*T, N]); closest approaches: order [B, N] neurons by falling step, step [B, N] (-1: none), du [B, N].
+    Own spikes as rows (spike_ptr, spikes); the active set listed (ptr, indices, u, grad [sites]) or dense (u
+    [B*T*N], dense_grad [B*T, N]); the address of the surrogate, and the band; closest approaches: order [B, N] neurons
+    by falling step, step [B, N] (-1: none), du [B, N].
     """
 
     spike_ptr: np.ndarray
     spikes: np.ndarray
     ptr: np.ndarray
     indices: np.ndarray
-    g: np.ndarray
+    u: np.ndarray
     grad: np.ndarray
-    dense_g: np.ndarray
     dense_grad: np.ndarray
+    surrogate: int
+    band: float
     closest_order: np.ndarray
     closest_step: np.ndarray
     closest_du: np.ndarray
@@ -204,16 +207,19 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
             add_p(grad_p, n, dp)
 
     @inlined
-    def inject_sites(b, t, steps, own, d, ds, now, p, grad_p):
-        """Surrogate at the sites of step t: from dL/ds (from above, and ds through the neuron itself) to the state."""
-        row = b * steps + t
-        if own.dense_g.shape[0] > 0:
-            for n in range(ds.shape[0]):
-                inject(n, own.dense_g[row, n] * (own.dense_grad[row, n] + ds[n]), d, now, p, grad_p)
-            return
+    def inject_all(row, own, d, ds, now, p, grad_p, g):
+        """Every neuron of a step: from dL/ds (from above, and ds through the neuron itself) to the state."""
+        evaluate(own.surrogate, own.u, row * ds.shape[0], g, 0, ds.shape[0], own.band)
+        grad = own.dense_grad[row]
+        for n in range(ds.shape[0]):
+            inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p)
+
+    @inlined
+    def inject_sites(row, own, d, ds, now, p, grad_p, g, first):
+        """The same for the listed sites of a step; g[j - first] is the surrogate at site j."""
         for j in range(own.ptr[row], own.ptr[row + 1]):
             n = own.indices[j]
-            inject(n, own.g[j] * (own.grad[j] + ds[n]), d, now, p, grad_p)
+            inject(n, g[j - first] * (own.grad[j] + ds[n]), d, now, p, grad_p)
 
     @inlined
     def recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, r, scratch):
@@ -223,7 +229,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
         spread_row(grad_rec, dx, r, own.spikes, None, lo, hi)
         row = b * steps + t - 1
         sites, lo, hi = places, 0, ds.shape[0]
-        if own.dense_g.shape[0] == 0:
+        if own.dense_grad.shape[0] == 0:
             sites, lo, hi = own.indices, own.ptr[row], own.ptr[row + 1]
         for n in range(rows_grad.shape[0]):
             rows_grad[n] = zero
@@ -248,18 +254,25 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
     @register_jitable
     def sample(b, steps, events, weight, weight_rec, p, own, below, grads, scratch):
         grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, states, x, rows_grad, places = scratch
+        d, ds, s, dx, frame, states, x, rows_grad, g, places = scratch
         fill(d, zero)
         for n in range(ds.shape[0]):
             ds[n] = zero
         now = before = states[0]
-        nth = 0
+        nth = site = 0
+        listed = own.dense_grad.shape[0] == 0
         for t1 in range(steps, 0, -dx.shape[0]):
             t0 = max(0, t1 - dx.shape[0])
+            if listed:
+                site = own.ptr[b * steps + t0]
+                evaluate(own.surrogate, own.u, site, g, 0, own.ptr[b * steps + t1] - site, own.band)
             for t in range(t1 - 1, t0 - 1, -1):
                 if history:
                     now, before = states[t + 1], states[t]
-                inject_sites(b, t, steps, own, d, ds, now, p, grad_p)
+                if listed:
+                    inject_sites(b * steps + t, own, d, ds, now, p, grad_p, g, site)
+                else:
+                    inject_all(b * steps + t, own, d, ds, now, p, grad_p, g)
                 if own.closest_order.shape[0] > 0:
                     while nth < ds.shape[0] and own.closest_step[b, own.closest_order[b, nth]] == t:
                         n = own.closest_order[b, nth]
@@ -284,7 +297,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
         mode_before = flush_denormals()
         weight, weight_rec, bias, p = layer
         grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, states, x, rows_grad = scratch
+        d, ds, s, dx, frame, states, x, rows_grad, g = scratch
         groups = d.shape[0]
         for group in range(first, last):
             for b in range(group, batch, groups):
@@ -297,7 +310,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
                     b, steps, events, weight, weight_rec, p, own, below,
                     (grad_w[group], grad_rec[group], grad_b[group], grad_p[group]),
                     (d[group], ds[group], s[group], dx[group], frame[group], states[group], x[group],
-                     rows_grad[group], places),
+                     rows_grad[group], g[group], places),
                 )  # fmt: skip
         restore(mode_before)
 
