@@ -147,7 +147,7 @@ def _sort_samples(
                 times[a:z], units[a:z], width, nearest, steps, n, unit_bits, keys[c], histogram[c]
             )
             late[b] = z - a - kept - stray[b]
-            keys_b = _radix_sort(keys[c], kept, histogram[c])
+            keys_b = keys[c, _radix_sort(keys[c], kept, histogram[c])]
             rows = indptr[b * steps + 1 : (b + 1) * steps + 1]
             doubles[b] = _write_rows(keys_b[:kept], unit_bits, clamp, rows, indices[offsets[b] : offsets[b + 1]])
 
@@ -177,7 +177,7 @@ def _make_keys(times, units, width, nearest, steps, n, unit_bits, keys, histogra
 
 @register_jitable
 def _radix_sort(keys, kept, histogram):
-    """Least significant digit first, between the two rows of `keys`; returns the row that holds the result."""
+    """Least significant digit first, between the two rows of `keys`; returns which row holds the result."""
     mask = np.uint64((1 << DIGIT) - 1)
     source, target = keys[0], keys[1]
     for p in range(histogram.shape[0]):
@@ -194,7 +194,7 @@ def _radix_sort(keys, kept, histogram):
             target[counts[d]] = key
             counts[d] += 1
         source, target = target, source
-    return source
+    return histogram.shape[0] % 2
 
 
 @register_jitable
