@@ -45,9 +45,7 @@ def command_line(doc, name, *, data=DATA, training=False, hidden=True, files=(),
     if training:
         parser.add_argument("--epochs", type=int, help="in place of the script's setting")
         if hidden:
-            parser.add_argument(
-                "--hidden", type=int, help="neurons of each hidden layer, in place of the script's setting"
-            )
+            parser.add_argument("--hidden", type=int, help="neurons of each hidden layer, likewise")
         parser.add_argument("--fresh", action="store_true", help="start anew where an earlier run could go on")
     args = parser.parse_args()
     if args.seed < 0:
@@ -102,8 +100,8 @@ def train_and_report(net, parts, s, args, *, transform=None, resume=True, regula
         regularizers = [partial(losses.spike_rate_upper, limit=s.upper), losses.spike_rate_lower]
     train, test = parts
     rest, val = train.split(0.1) if train.speakers is None else train.split_by_speaker(0.1)
-    print(f"{len(rest):,} samples to train on, {len(val):,} held out; network "
-          f"{'-'.join(str(k) for k in (train.n, *(layer.n_out for layer in net.connections())))}, {s.epochs} epochs")  # fmt: skip
+    sizes = "-".join(str(n) for n in (train.n, *(layer.n_out for layer in net.connections())))
+    print(f"{len(rest):,} samples to train on, {len(val):,} held out; network {sizes}, {s.epochs} epochs")
     resume = resume and not args.fresh
     if resume and (args.out / "last.h5").exists():
         print(f"Going on from {args.out / 'last.h5'}; --fresh starts anew.")

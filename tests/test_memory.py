@@ -34,7 +34,7 @@ def labels(batch):
 
 def forward(net, dense, reduced=True):
     """A loss whose tape alone holds what the backward pass needs, the input included."""
-    out = net(Spikes.from_dense(dense, cases.DT))
+    out = net(Spikes.from_dense(dense, cases.DT, space=(10, 20, 1)))
     return losses.cross_entropy(out, labels(len(dense)), per_step=not reduced)
 
 
@@ -45,10 +45,13 @@ KINDS = {
     "trace": {"readout": {"reduce": None}},
     "maximum": {"readout": {"reduce": "max"}},
     "dropout": {},
+    "convolutions": {},
 }
 
 
 def network(kind):
+    if kind == "convolutions":
+        return cases.convolutional((10, 20), classes=20)
     net = cases.network(sizes=SIZES, **KINDS[kind])
     return net if kind != "dropout" else nn.Sequential(net[0], nn.Dropout(0.3), *net.layers[1:])
 
@@ -113,6 +116,23 @@ def test_the_tape_grows_with_events_and_sites():
     sites = sum(h.active.u.size for h in hidden)
     parts = 2 * events + 6 * sites + row_pointers(16, 100, 5)
     assert parts <= saved_bytes(out) <= parts + 4 * 16 * 20 + 4096
+
+
+def test_convolutions_keep_events_and_sites():
+    """Their parts, counted, those of the sum and of the pooled picture too: sites there have no u."""
+    net, dense = cases.convolutional((10, 20), classes=20), cases.counts(16, 100, 200, density=0.05)
+    given = Spikes.from_dense(dense, cases.DT, space=(10, 20, 1))
+    first = net[0](given)
+    beside = net[1].parts["body"](first)
+    block = first + beside
+    pool = net[2](block)
+    for kept, size in [(first, 6), (beside, 6), (block, 2), (pool, 2)]:
+        sites = kept.active.indices.size
+        assert kept.active.nbytes == size * sites + row_pointers(16, 100, 1)
+        assert kept.nbytes == kept.active.nbytes + 2 * kept.n_events + row_pointers(16, 100, 1)
+        assert sites < 0.3 * np.prod(kept.shape), "the case shows nothing"
+    parts = sum(spikes.nbytes for spikes in (given, first, beside, block, pool))
+    assert parts <= saved_bytes(net(given)) <= parts + 4 * 16 * 20 + 4096
 
 
 def test_peak_of_a_step_stays_below_the_dense_states():

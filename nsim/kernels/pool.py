@@ -138,7 +138,7 @@ def find_winners(row, events, grid, s, clear):
 def gathered(n, grid, largest, scale, source, s):
     """dL/ds at neuron n from that of its windows, `source` [N_out]."""
     y, x, c = place_of(grid, n)
-    total = source[0] - source[0]
+    total = scale - scale
     for oy in range(grid.reach_y[y, 0], grid.reach_y[y, 0] + grid.reach_y[y, 1]):
         for ox in range(grid.reach_x[x, 0], grid.reach_x[x, 0] + grid.reach_x[x, 1]):
             m = (oy * grid.width_out + ox) * grid.channels + c
