@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from nsim import Spikes, losses, nn, saved_bytes
+from nsim import LI, LIF, Spikes, losses, nn, saved_bytes
 from tests import cases
 
 SIZES = (200, 100, 100, 20)
@@ -154,3 +154,30 @@ def test_peak_of_a_step_stays_below_the_dense_states():
         step()
         peak = tracemalloc.get_traced_memory()[1] - held
     assert peak < 3 * 4 * batch * steps * 100
+
+
+def test_peak_of_convolutions_stays_below_one_dense_frame():
+    """A step over 25 thousand neurons for a hundred steps: no array of batch x time x neurons is ever made."""
+    batch, steps, pixels = 8, 100, 784
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, LIF(), size=28, padding=1, seed=0),
+        nn.MaxPool2d(2),
+        nn.Residual(nn.Conv2d(8, 8, 3, LIF(), size=14, padding=1, seed=1)),
+        nn.Dense(14 * 14 * 8, 5, LI(reduce="sum"), seed=2),
+    )
+    cases.enliven(
+        net[:1], Spikes.from_dense(cases.counts(2, steps, pixels, density=0.02), cases.DT, space=(28, 28, 1)), 0.01
+    )
+    given = Spikes.from_dense(cases.counts(batch, steps, pixels, density=0.02), cases.DT, space=(28, 28, 1))
+
+    def step():
+        losses.cross_entropy(net(given), labels(batch) % 5).backward()
+
+    step()
+    with tracing():
+        step()
+        held = traced()
+        tracemalloc.reset_peak()
+        step()
+        peak = tracemalloc.get_traced_memory()[1] - held
+    assert peak < 4 * batch * steps * net[0].n_out
