@@ -54,9 +54,7 @@ def test_every_example_cites_its_source_and_stands_in_the_readme(script):
     assert f"`{script}`" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "script", ["train_shd.py", "train_nmnist.py", "train_fashion_mnist.py", "train_fashion_cnn.py"]
-)
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("train_")])
 def test_a_folder_without_the_data_is_an_error(script, tmp_path):
     code, output = finish(start(script, "--data", tmp_path / "nowhere", "--out", tmp_path / "out"))
     assert code == 1

@@ -157,18 +157,16 @@ def test_peak_of_a_step_stays_below_the_dense_states():
 
 
 def test_peak_of_convolutions_stays_below_one_dense_frame():
-    """A step over 25 thousand neurons for a hundred steps: no array of batch x time x neurons is ever made."""
-    batch, steps, pixels = 8, 100, 784
+    """Forward and backward: no array of batch x time x neurons is ever made."""
+    batch, steps = 8, 100
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, LIF(), size=28, padding=1, seed=0),
         nn.MaxPool2d(2),
         nn.Residual(nn.Conv2d(8, 8, 3, LIF(), size=14, padding=1, seed=1)),
         nn.Dense(14 * 14 * 8, 5, LI(reduce="sum"), seed=2),
     )
-    cases.enliven(
-        net[:1], Spikes.from_dense(cases.counts(2, steps, pixels, density=0.02), cases.DT, space=(28, 28, 1)), 0.01
-    )
-    given = Spikes.from_dense(cases.counts(batch, steps, pixels, density=0.02), cases.DT, space=(28, 28, 1))
+    given = cases.spikes(batch, steps, 784, density=0.02, space=(28, 28, 1))
+    cases.enliven(net[:1], given, 0.01)
 
     def step():
         losses.cross_entropy(net(given), labels(batch) % 5).backward()
