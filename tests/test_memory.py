@@ -132,7 +132,8 @@ def test_convolutions_keep_events_and_sites():
         assert kept.nbytes == kept.active.nbytes + 2 * kept.n_events + row_pointers(16, 100, 1)
         assert sites < 0.5 * np.prod(kept.shape), "the case shows nothing"
     parts = sum(spikes.nbytes for spikes in (given, first, beside, block, pool))
-    assert parts <= saved_bytes(net(given)) <= parts + 4 * 16 * 20 + 4096
+    constants = sum(8 * layer.n_out for layer in net.connections())  # decay and threshold of each neuron
+    assert parts <= saved_bytes(net(given)) <= parts + constants + 4 * 16 * 20 + 4096
 
 
 def test_peak_of_a_step_stays_below_the_dense_states():
