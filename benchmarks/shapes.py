@@ -50,6 +50,41 @@ SHAPES = {
 }
 
 
+@dataclass(frozen=True)
+class ConvShape(Shape):
+    """A network of convolutions over pictures (kernel // 2 of padding) and a readout; `layers` are (channels, kernel,
+    stride), `n_in` and `hidden` follow from them."""
+
+    space: tuple[int, int, int] = (28, 28, 1)
+    layers: tuple[tuple[int, int, int], ...] = ()
+
+    def convolutions(self):
+        """(size of the picture, channels in, channels out, kernel, stride) of each."""
+        (*size, channels), found = self.space, []
+        for out, kernel, stride in self.layers:
+            found.append((tuple(size), channels, out, kernel, stride))
+            size, channels = [-(-n // stride) for n in size], out
+        return found
+
+    def __str__(self):
+        layers = " - ".join(f"{out} of {kernel}x{kernel}/{stride}" for out, kernel, stride in self.layers)
+        return (
+            f"{self.name} {'x'.join(map(str, self.space))} - {layers} - {self.n_out}, B={self.batch}, T={self.steps}, "
+            f"density {self.density:.1%}"
+        )
+
+
+def conv_shape(name, space, layers, density, batch, steps=25, dt=4e-3):
+    n_in = int(np.prod(space))
+    return ConvShape(name, n_in, (), 10, steps, dt, density, 20e-3, 40e-3, batch, 0, space=space, layers=layers)
+
+
+CONV_SHAPES = {
+    "fashion": conv_shape("the example's", (28, 28, 1), ((32, 5, 2), (64, 5, 2)), 0.017, 128),
+    "deep": conv_shape("two channels", (32, 32, 2), ((32, 3, 1), (64, 3, 2), (64, 3, 1)), 0.02, 32),
+}
+
+
 @dataclass
 class Events:
     """A batch in plain arrays: compressed rows as in `nsim.Spikes` (int64 indptr, neurons ascending) and labels."""

@@ -26,7 +26,7 @@ DATA = (
 )
 
 
-def command_line(doc, name, *, data=DATA, training=False, files=(), **modes):
+def command_line(doc, name, *, data=DATA, training=False, hidden=True, files=(), **modes):
     """Parsed options of an example; `modes` are flags of its own, name = help, `files` pairs (name, help) of paths.
 
     The default folder for results is named after the mode, so that a smoke test never goes on from a real run.
@@ -44,7 +44,8 @@ def command_line(doc, name, *, data=DATA, training=False, files=(), **modes):
         parser.add_argument(f"--{option}", type=Path, metavar="FILE", help=text)
     if training:
         parser.add_argument("--epochs", type=int, help="in place of the script's setting")
-        parser.add_argument("--hidden", type=int, help="neurons of each hidden layer, in place of the script's setting")
+        if hidden:
+            parser.add_argument("--hidden", type=int, help="neurons of each hidden layer, likewise")
         parser.add_argument("--fresh", action="store_true", help="start anew where an earlier run could go on")
     args = parser.parse_args()
     if args.seed < 0:
@@ -62,18 +63,18 @@ def settings(args, base, **changes):
     return SimpleNamespace(**{"cosine": False, **base, **changes, **(SMOKE if args.smoke else {}), **asked})
 
 
-def load(kind, args, *, stand_in=False, **options):
+def load(kind, args, *, stand_in=False, generator=Synthetic, **options):
     """Training and test part of a data set; with `stand_in` of the generator where there are no files, saying so."""
     try:
         if args.data == "synthetic":
-            parts = Synthetic("train"), Synthetic("test")
+            parts = generator("train"), generator("test")
         else:
             parts = [kind(split, args.data, download=not args.smoke, **options) for split in ("train", "test")]
     except DataError as error:
         if not stand_in or args.data is not None:
             raise
-        print(f"{error}\n=> Going on with speech-like events from the built-in generator instead.\n")
-        parts = Synthetic("train"), Synthetic("test")
+        parts = generator("train"), generator("test")
+        print(f"{error}\n=> Going on with a built-in generator instead: {parts[0].name}.\n")
     if args.smoke:
         parts = [part.subset(np.arange(min(SMOKE_SAMPLES, len(part)))) for part in parts]
     print(f"training {parts[0]!r}\ntest     {parts[1]!r}")
@@ -89,15 +90,18 @@ def two_hidden_layers(data, s, reduce):
     )
 
 
-def train_and_report(net, parts, s, args, *, transform=None, resume=True):
+def train_and_report(net, parts, s, args, *, transform=None, resume=True, regularizers=None):
     """Train, evaluate on the test part, tell what it took, draw pictures; returns the accuracy.
 
-    A tenth is held out for validation: of the speakers where these are known, else of each class.
+    A tenth is held out for validation: of the speakers where these are known, else of each class. `regularizers`:
+    default those of the paper, an upper and a lower spike rate.
     """
+    if regularizers is None:
+        regularizers = [partial(losses.spike_rate_upper, limit=s.upper), losses.spike_rate_lower]
     train, test = parts
     rest, val = train.split(0.1) if train.speakers is None else train.split_by_speaker(0.1)
-    print(f"{len(rest):,} samples to train on, {len(val):,} held out; network "
-          f"{'-'.join(str(k) for k in (train.n, *(layer.n_out for layer in net)))}, {s.epochs} epochs")  # fmt: skip
+    sizes = "-".join(str(n) for n in (train.n, *(layer.n_out for layer in net.connections())))
+    print(f"{len(rest):,} samples to train on, {len(val):,} held out; network {sizes}, {s.epochs} epochs")
     resume = resume and not args.fresh
     if resume and (args.out / "last.h5").exists():
         print(f"Going on from {args.out / 'last.h5'}; --fresh starts anew.")
@@ -107,8 +111,7 @@ def train_and_report(net, parts, s, args, *, transform=None, resume=True):
     common = {"batch": s.batch, "dt": s.dt, "steps": s.steps, "binning": "round"}
     fitted = nsim.fit(
         net, rest, epochs=s.epochs, opt=optim.Adam(net.parameters(), lr=s.lr), val=val, seed=args.seed, clamp=True,
-        regularizers=[partial(losses.spike_rate_upper, limit=s.upper), losses.spike_rate_lower],
-        schedule=optim.cosine_lr(s.lr, s.epochs) if s.cosine else None,
+        regularizers=regularizers, schedule=optim.cosine_lr(s.lr, s.epochs) if s.cosine else None,
         transform=transform, out=args.out, resume=resume, **common,
     )  # fmt: skip
     result, best = nsim.evaluate(net, test, **common), fitted.best_epoch
@@ -127,7 +130,7 @@ def _tell_memory(net, data, common):
     net.train()
     spikes, labels = next(iter(data.batches(**common, clamp=True)))
     kept = nsim.saved_bytes(losses.cross_entropy(net(spikes), labels))
-    sites = spikes.shape[0] * spikes.shape[1] * sum(layer.n_out for layer in net)
+    sites = spikes.shape[0] * spikes.shape[1] * sum(layer.n_out for layer in net.connections())
     print(f"memory: {_peak()}; a batch of {len(labels)} keeps {kept / 2**20:.1f} MiB for its backward pass, "
           f"where the membrane potentials alone would be {4 * sites / 2**20:.1f} MiB")  # fmt: skip
 

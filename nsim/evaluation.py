@@ -73,7 +73,7 @@ class Totals:
     """Sums over the batches of an epoch."""
 
     def __init__(self, net):
-        self.bands = [layer.neuron.band for layer in net if hasattr(layer, "neuron") and layer.neuron.spiking]
+        self.bands = [layer.neuron.band for layer in net.connections() if layer.neuron.spiking]
         self.samples = self.classes = self.right = 0
         self.loss = self.penalty = 0.0
         self.predictions, self.labels = [], []

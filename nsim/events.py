@@ -48,6 +48,7 @@ class Active:
 
     Listed form: `indptr` int64 [B*T + 1], `indices` as in Spikes, `u` [number of sites].
     Dense form: `indptr` and `indices` are None, `u` [B, T, N] holds all sites; the active ones have |u| < band.
+    Sites that are derived from others (pooled, united) have no u of their own: it is empty, or a zero for all.
     """
 
     indptr: np.ndarray | None
@@ -62,6 +63,11 @@ class Active:
     @property
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.indptr, self.indices, self.u) if a is not None]
+
+    @property
+    def nbytes(self) -> int:
+        # A derived dense set has a single u for all its sites, with strides of 0.
+        return sum(a.nbytes if any(a.strides) else min(a.nbytes, a.itemsize) for a in self.arrays)
 
 
 class Spikes:
@@ -260,7 +266,8 @@ class Spikes:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, the active set included."""
-        return sum(a.nbytes for a in self.arrays)
+        own = [a for a in (self.indptr, self.indices, self.values, self.lengths) if a is not None]
+        return sum(a.nbytes for a in own) + (self.active.nbytes if self.active is not None else 0)
 
     def retain_grad(self) -> Spikes:
         """Keep the gradient of the next backward() in `.grad`: on the active set, in its order. Returns self.

@@ -328,7 +328,7 @@ def _blame(net, spikes, hidden, output):
         return f"the input holds {_first_bad(spikes.values)}"
     if bad := _bad_parameter(net):
         return bad
-    layers = [layer.name for layer in net if hasattr(layer, "neuron")]
+    layers = [layer.name for layer in net.connections()]
     for name, layer in zip(layers, hidden, strict=False):
         if layer.active is not None and not np.isfinite(layer.active.u).all():
             return f"layer {name}: its output comes from a potential of {_first_bad(layer.active.u)}"

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from nsim import LI, Spikes, nn, no_grad
+from nsim import LI, LIF, Spikes, nn, no_grad
 from nsim.neurons import MODELS
 
 DT = 1e-3
@@ -17,9 +17,9 @@ def counts(batch=3, steps=12, n=9, density=0.15, seed=0):
     return np.random.default_rng(seed).poisson(density, (batch, steps, n))
 
 
-def spikes(*size, lengths=None, dt=DT, **options):
+def spikes(*size, lengths=None, dt=DT, space=None, **options):
     """The same as Spikes."""
-    return Spikes.from_dense(counts(*size, **options), dt, lengths=lengths)
+    return Spikes.from_dense(counts(*size, **options), dt, lengths=lengths, space=space)
 
 
 def network(name="LIF", sizes=(9, 33, 17, 5), *, neuron=None, readout=None, dtype=np.float32, **options):
@@ -40,6 +40,19 @@ def network(name="LIF", sizes=(9, 33, 17, 5), *, neuron=None, readout=None, dtyp
             layer.bias.data[:] = np.random.default_rng(k).normal(0, 0.05, layer.n_out)
     enliven(net, spikes(4, 30, sizes[0], density=0.2, seed=99))
     return net
+
+
+def convolutional(size=(3, 3), dtype=np.float32, channels=4, classes=5):
+    """A convolution, a residual block, pooling and a readout, for pictures of one channel."""
+
+    def layer(n_in, seed):
+        neuron = LIF(threshold=0.5)
+        return nn.Conv2d(n_in, channels, 3, neuron, size=size, padding=1, bias=True, dtype=dtype, seed=seed)
+
+    pool = nn.MaxPool2d(2, 1)
+    n = int(np.prod(pool.space_after((*size, channels))))
+    readout = nn.Dense(n, classes, LI(reduce="sum"), dtype=dtype, seed=2)
+    return nn.Sequential(layer(1, 0), nn.Residual(layer(channels, 1)), pool, nn.Flatten(), readout)
 
 
 def enliven(net, sample, density=0.05):

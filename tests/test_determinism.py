@@ -28,7 +28,7 @@ NETWORKS = {
 
 def step(net, density, reduced=True):
     """Everything that one training step computes: events, active sets, output, gradients, weights after two of them."""
-    given = cases.spikes(BATCH, 20, 9, density=density, seed=1)
+    given = cases.spikes(BATCH, 20, 9, density=density, seed=1, space=(3, 3, 1))
     labels = np.random.default_rng(2).integers(0, 5, BATCH)
     opt, found = optim.Adam(net.parameters(), lr=1e-2), []
     for _ in range(2):
@@ -54,6 +54,8 @@ def digests():
         for density in (0.1, 1.5):
             net = with_dropout(cases.network(**options))
             found[f"{name}, density {density}"] = cases.digest(step(net, density, reduced=name != "trace"))
+    for density in (0.1, 1.5):
+        found[f"convolutions, density {density}"] = cases.digest(step(cases.convolutional(), density))
     return found
 
 

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
+from nsim import Spikes
 from nsim.datasets import SHD, Synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +54,7 @@ def test_every_example_cites_its_source_and_stands_in_the_readme(script):
     assert f"`{script}`" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("script", ["train_shd.py", "train_nmnist.py", "train_fashion_mnist.py"])
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("train_")])
 def test_a_folder_without_the_data_is_an_error(script, tmp_path):
     code, output = finish(start(script, "--data", tmp_path / "nowhere", "--out", tmp_path / "out"))
     assert code == 1
@@ -112,13 +114,16 @@ def test_the_demo_goes_on_with_the_generator_and_says_so(monkeypatch, tmp_path, 
         _shared.load(SHD, args, stand_in=False)
 
 
-def test_the_example_of_the_readme_runs():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    assert 'SHD(split="train")' in code
-    code = code.replace("import SHD", "import Synthetic").replace(
+def test_the_examples_of_the_readme_run():
+    training, pictures = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert 'SHD(split="train")' in training
+    training = training.replace("import SHD", "import Synthetic").replace(
         'SHD(split="train")', "Synthetic(samples=300, cache=False)"
     )
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(training, "README.md", "exec"), names)
     assert names["loss"].item() > 0 and names["net"][0].weight.grad is not None
     plt.close("all")
+    exec(compile(pictures, "README.md", "exec"), names)
+    empty = Spikes.from_dense(np.zeros((2, 3, 28, 28, 1)), 1e-3)
+    assert names["net"](empty).shape == (2, 10)

@@ -15,7 +15,7 @@ ORDER = [
     ["nsim.events", "nsim.windows"],
     ["nsim.backend"],
     ["nsim.launch"],
-    ["nsim.tape", "nsim.ops", "nsim.sweeps"],
+    ["nsim.tape", "nsim.ops", "nsim.sweeps", "nsim.spatial"],
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.io", "nsim.evaluation", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],

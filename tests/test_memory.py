@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from nsim import Spikes, losses, nn, saved_bytes
+from nsim import LI, LIF, Spikes, losses, nn, saved_bytes
 from tests import cases
 
 SIZES = (200, 100, 100, 20)
@@ -34,7 +34,7 @@ def labels(batch):
 
 def forward(net, dense, reduced=True):
     """A loss whose tape alone holds what the backward pass needs, the input included."""
-    out = net(Spikes.from_dense(dense, cases.DT))
+    out = net(Spikes.from_dense(dense, cases.DT, space=(10, 20, 1)))
     return losses.cross_entropy(out, labels(len(dense)), per_step=not reduced)
 
 
@@ -45,10 +45,13 @@ KINDS = {
     "trace": {"readout": {"reduce": None}},
     "maximum": {"readout": {"reduce": "max"}},
     "dropout": {},
+    "convolutions": {},
 }
 
 
 def network(kind):
+    if kind == "convolutions":
+        return cases.convolutional((10, 20), classes=20)
     net = cases.network(sizes=SIZES, **KINDS[kind])
     return net if kind != "dropout" else nn.Sequential(net[0], nn.Dropout(0.3), *net.layers[1:])
 
@@ -115,6 +118,24 @@ def test_the_tape_grows_with_events_and_sites():
     assert parts <= saved_bytes(out) <= parts + 4 * 16 * 20 + 4096
 
 
+def test_convolutions_keep_events_and_sites():
+    """Their parts, counted, those of the sum and of the pooled picture too: sites there have no u."""
+    net, dense = cases.convolutional((10, 20), classes=20), cases.counts(16, 100, 200, density=0.05)
+    given = Spikes.from_dense(dense, cases.DT, space=(10, 20, 1))
+    first = net[0](given)
+    beside = net[1].parts["body"](first)
+    block = first + beside
+    pool = net[2](block)
+    for kept, size in [(first, 6), (beside, 6), (block, 2), (pool, 2)]:
+        sites = kept.active.indices.size
+        assert kept.active.nbytes == size * sites + row_pointers(16, 100, 1)
+        assert kept.nbytes == kept.active.nbytes + 2 * kept.n_events + row_pointers(16, 100, 1)
+        assert sites < 0.5 * np.prod(kept.shape), "the case shows nothing"
+    parts = sum(spikes.nbytes for spikes in (given, first, beside, block, pool))
+    constants = sum(8 * layer.n_out for layer in net.connections())  # decay and threshold of each neuron
+    assert parts <= saved_bytes(net(given)) <= parts + constants + 4 * 16 * 20 + 4096
+
+
 def test_peak_of_a_step_stays_below_the_dense_states():
     """At 1 % activity, forward and backward together stay below the dense float32 states of the layers alone."""
     batch, steps = 64, 500
@@ -134,3 +155,28 @@ def test_peak_of_a_step_stays_below_the_dense_states():
         step()
         peak = tracemalloc.get_traced_memory()[1] - held
     assert peak < 3 * 4 * batch * steps * 100
+
+
+def test_peak_of_convolutions_stays_below_one_dense_frame():
+    """Forward and backward: no array of batch x time x neurons is ever made."""
+    batch, steps = 8, 100
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, LIF(), size=28, padding=1, seed=0),
+        nn.MaxPool2d(2),
+        nn.Residual(nn.Conv2d(8, 8, 3, LIF(), size=14, padding=1, seed=1)),
+        nn.Dense(14 * 14 * 8, 5, LI(reduce="sum"), seed=2),
+    )
+    given = cases.spikes(batch, steps, 784, density=0.02, space=(28, 28, 1))
+    cases.enliven(net[:1], given, 0.01)
+
+    def step():
+        losses.cross_entropy(net(given), labels(batch) % 5).backward()
+
+    step()
+    with tracing():
+        step()
+        held = traced()
+        tracemalloc.reset_peak()
+        step()
+        peak = tracemalloc.get_traced_memory()[1] - held
+    assert peak < 4 * batch * steps * net[0].n_out

@@ -47,16 +47,25 @@ def reached(taps, index):
 
 
 @inlined
+def add_run(to, i, start, source, j, begin, length, a):
+    """Add to row i of `to` from `start` on a times row j of `source` from `begin` on."""
+    if length == 1:  # depthwise; unsigned, since a signed index is first corrected for counting from the end
+        to[i, np.uint64(start)] += a * source[j, np.uint64(begin)]
+        return
+    # Slices, since a signed index that is computed keeps the loop from being vectorised.
+    target, values = to[i, start : start + length], source[j, begin : begin + length]
+    for k in range(length):
+        target[k] += a * values[k]
+
+
+@inlined
 def scatter(x, t, taps, index, a):
     """x[t] += a times the weights of one event."""
     row, column, rows, first, runs, length = reached(taps, index)
     for i in range(rows):
         for run in range(runs):
             start, tap = first + run * taps.channels_out, column + run * length
-            # Slices, since a signed index that is computed keeps the loop from being vectorised.
-            out, weight = x[t, start : start + length], taps.rows[row + i, tap : tap + length]
-            for k in range(length):
-                out[k] += a * weight[k]
+            add_run(x, t, start, taps.rows, row + i, tap, length, a)
         first += taps.width_out * taps.channels_out
 
 
@@ -67,9 +76,7 @@ def scatter_adjoint(grad_rows, dx, t, taps, index, a):
     for i in range(rows):
         for run in range(runs):
             start, tap = first + run * taps.channels_out, column + run * length
-            source, grad = dx[t, start : start + length], grad_rows[row + i, tap : tap + length]
-            for k in range(length):
-                grad[k] += a * source[k]
+            add_run(grad_rows, row + i, tap, dx, t, start, length, a)
         first += taps.width_out * taps.channels_out
 
 
@@ -81,9 +88,12 @@ def gather(dx, t, taps, index, zero):
     for i in range(rows):
         for run in range(runs):
             start, tap = first + run * taps.channels_out, column + run * length
-            source, weight = dx[t, start : start + length], taps.rows[row + i, tap : tap + length]
-            for k in range(length):
-                total += weight[k] * source[k]
+            if length == 1:
+                total += taps.rows[row + i, np.uint64(tap)] * dx[t, np.uint64(start)]
+            else:
+                source, weight = dx[t, start : start + length], taps.rows[row + i, tap : tap + length]
+                for k in range(length):
+                    total += weight[k] * source[k]
         first += taps.width_out * taps.channels_out
     return total
 

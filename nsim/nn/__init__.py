@@ -1,4 +1,4 @@
-"""Layers: Dense, Conv2d, Dropout, Sequential; `LAYERS` is the registry that files read."""
+"""Layers and how they are put together; `LAYERS` is the registry that files read."""
 
 import numpy as np
 
@@ -8,9 +8,14 @@ from nsim.nn.connection import seed
 from nsim.nn.conv import Conv2d
 from nsim.nn.dense import Dense
 from nsim.nn.module import Module, Run
+from nsim.nn.pooling import AvgPool2d, Flatten, MaxPool2d, SumPool2d
+from nsim.nn.residual import Residual
 from nsim.nn.sequential import Dropout, Sequential
 
-LAYERS = {"Dense": Dense, "Conv2d": Conv2d, "Dropout": Dropout, "Sequential": Sequential}
+LAYERS = {
+    layer.__name__: layer
+    for layer in (Dense, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, Flatten, Dropout, Residual, Sequential)
+}
 
 
 def build(description: dict) -> Module:
@@ -21,6 +26,7 @@ def build(description: dict) -> Module:
         raise ParameterError(f"unknown layer {name!r}; known: {', '.join(LAYERS)}")
     if name == "Sequential":
         return Sequential(*(build(layer) for layer in options["layers"]))
+    options = {key: build(value) if _describes_a_layer(value) else value for key, value in options.items()}
     if "neuron" in options:
         options["neuron"] = neurons.build(options["neuron"])
     if "dtype" in options:
@@ -28,4 +34,11 @@ def build(description: dict) -> Module:
     return LAYERS[name](**options)
 
 
-__all__ = ["LAYERS", "Conv2d", "Dense", "Dropout", "Module", "Run", "Sequential", "build", "seed"]
+def _describes_a_layer(value):
+    return isinstance(value, dict) and "layer" in value
+
+
+__all__ = [
+    "LAYERS", "AvgPool2d", "Conv2d", "Dense", "Dropout", "Flatten", "MaxPool2d", "Module", "Residual", "Run",
+    "Sequential", "SumPool2d", "build", "seed",
+]  # fmt: skip

@@ -76,11 +76,6 @@ class Connection(Module):
         self._fits("v_init", neuron.v_init)
         self.room = Room()
 
-    @property
-    def kind(self) -> str:
-        """The layer in messages, without its name."""
-        raise TypeError(f"{type(self).__name__} must define kind")
-
     def kernel_weight(self):
         """The weights as the kernels of `connection` read them."""
         return self.weight.data
@@ -107,11 +102,6 @@ class Connection(Module):
         learned = parameter.name in self.neuron.learn
         raw = parameter.to_raw(value)
         return Tensor(raw.astype(self.weight.dtype) if learned else raw, requires_grad=learned)
-
-    @property
-    def label(self) -> str:
-        prefix = f"layer {self.name}: " if self.name else ""
-        return prefix + self.kind
 
     def value(self, name: str) -> np.ndarray:
         """A parameter of the neuron in its own unit (seconds for time constants), shape () or [n_out]."""
@@ -169,6 +159,15 @@ class Connection(Module):
         """Sweep over a batch, from rest: Spikes [B, T, n_in] to Spikes [B, T, n_out], or a Tensor for a readout."""
         self._check(spikes)
         return (sweeps.spiking if self.neuron.spiking else sweeps.integrate)(self, spikes)
+
+    def through(self, spikes, fired):
+        output = self(spikes)
+        if self.neuron.spiking:
+            fired.append(output)
+        return output
+
+    def connections(self):
+        return [self]
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape, from `state` or from rest, so that time may be cut anywhere.

@@ -33,6 +33,28 @@ class Module:
         self.training = True
         self.name = ""
 
+    def rename(self, name: str):
+        """Take a place in a network: "2", or "2.body.0" for a layer within layer 2."""
+        self.name = name
+
+    @property
+    def label(self) -> str:
+        """The layer in messages."""
+        prefix = f"layer {self.name}: " if self.name else ""
+        return prefix + self.kind
+
+    @property
+    def kind(self) -> str:
+        return f"nn.{type(self).__name__}"
+
+    def through(self, spikes, fired: list):
+        """The output for `spikes`; what each layer of spiking neurons inside fires is appended to `fired`."""
+        return self(spikes)
+
+    def connections(self) -> list:
+        """The layers of neurons inside, in the order of `through`."""
+        return []
+
     def named_parameters(self) -> dict[str, Tensor]:
         return {}
 

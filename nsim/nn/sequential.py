@@ -69,12 +69,23 @@ class Sequential(Module):
         for k, layer in enumerate(self.layers):
             if not isinstance(layer, Module):
                 raise ParameterError(f"nn.Sequential: layer {k} is {layer!r}, expected a layer such as nn.Dense")
-            layer.name = str(k)
+            layer.rename(str(k))
             space = getattr(layer, "space", None) if space is None else layer.space_after(space)
             if k + 1 < len(self) and hasattr(layer, "neuron") and not layer.neuron.spiking:
                 raise ParameterError(f"{layer.label}: a readout has no spikes to pass on; put it last")
+        self.space = space
         for name, tensor in self.named_parameters().items():
             tensor.name = name
+
+    def rename(self, name):
+        super().rename(name)
+        for k, layer in enumerate(self.layers):
+            layer.rename(f"{name}.{k}" if name else str(k))
+
+    def space_after(self, space):
+        for layer in self.layers:
+            space = layer.space_after(space)
+        return space
 
     def __iter__(self):
         return iter(self.layers)
@@ -88,12 +99,18 @@ class Sequential(Module):
     def __call__(self, spikes: Spikes, hidden: bool = False):
         """Output of the last layer; with `hidden` also the list of Spikes of the spiking layers before it."""
         fired = []
-        for layer in self.layers[:-1]:
-            spikes = layer(spikes)
-            if hasattr(layer, "neuron"):
-                fired.append(spikes)
-        output = self.layers[-1](spikes)
+        output = self.through(spikes, fired)
+        if fired and fired[-1] is output:
+            fired.pop()
         return (output, fired) if hidden else output
+
+    def through(self, spikes, fired):
+        for layer in self.layers:
+            spikes = layer.through(spikes, fired)
+        return spikes
+
+    def connections(self):
+        return [inner for layer in self.layers for inner in layer.connections()]
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape, from `state` or from rest; any cutting of the time axis gives the same bits.
@@ -124,7 +141,7 @@ class Sequential(Module):
         return Run(spikes, fired, recorded, after)
 
     def named_parameters(self):
-        return {f"{layer.name}.{name}": t for layer in self.layers for name, t in layer.named_parameters().items()}
+        return {f"{k}.{name}": t for k, layer in enumerate(self) for name, t in layer.named_parameters().items()}
 
     def train(self, on=True):
         for layer in self.layers:
