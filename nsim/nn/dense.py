@@ -22,6 +22,11 @@ def seed(value: int):
     _generator = np.random.default_rng(value)
 
 
+def generator(value: int | None = None) -> np.random.Generator:
+    """The generator of initial weights: one of its own for a seed, else the one that `seed` starts."""
+    return _generator if value is None else np.random.default_rng(value)
+
+
 class Dense(Module):
     """All-to-all connection onto a layer of neurons: x[t] = W^T s_in[t - delay] + W_rec^T s[t-1] + b.
 
@@ -58,7 +63,7 @@ class Dense(Module):
                 f"nn.Dense: recurrent=True needs a spiking neuron, {type(neuron).__name__} has no spikes"
             )
         self.n_in, self.n_out, self.delay, self.neuron = int(n_in), int(n_out), int(delay), neuron
-        rng = _generator if seed is None else np.random.default_rng(seed)
+        rng = generator(seed)
 
         def uniform(rows):
             bound = 1 / np.sqrt(rows)
