@@ -15,7 +15,7 @@ from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.jit import n_groups
 from nsim.tape import Tensor, record
 
-BLOCK = 1 << 20  # bytes of written-out windows at a time
+BLOCK = 1 << 21  # bytes of written-out windows at a time
 
 
 class Conv2d(Operation):

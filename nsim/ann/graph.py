@@ -207,8 +207,8 @@ class Graph(Builder, Module):
         unknown = sorted(keep - shapes.keys())
         if unknown:
             raise ParameterError(f"keep: no nodes {unknown}; this network computes {', '.join(shapes)}")
-        keep.add(self.output.name)
-        kept = {name: np.empty((len(images), *shapes[name]), self.dtype) for name in keep}
+        wanted = keep | {self.output.name}
+        found = {name: np.empty((len(images), *shapes[name]), self.dtype) for name in wanted}
         largest = max(int(np.prod(shape)) for shape in shapes.values()) * self.dtype.itemsize
         size, nodes = max(LEAST, CHUNK // largest), self.nodes
 
@@ -216,17 +216,17 @@ class Graph(Builder, Module):
             part = slice(k * size, (k + 1) * size)
             with no_grad():
                 values = {nodes[0].name: _turned(Tensor(images[part]))}
-                self._compute(nodes, values, keep, False)
-            for name in keep:
-                kept[name][part] = values[name].data
+                self._compute(nodes, values, wanted, False)
+            for name in wanted:
+                found[name][part] = values[name].data
 
         chunks = -(-len(images) // size)
         if chunks > 1:
             parallel.each(work, chunks)
         else:  # each operation then has the threads to itself
             work(0)
-        output = _turned_back(Tensor(kept[self.output.name])).data
-        return output, kept
+        output = _turned_back(Tensor(found[self.output.name])).data
+        return output, {name: found[name] for name in keep}
 
     def _compute(self, nodes, values, keep, training):
         """Fill `values` in order; what nobody reads any more and is not in `keep` is dropped at once."""
@@ -247,7 +247,7 @@ class Graph(Builder, Module):
         if images.ndim < 2 or len(images) == 0:
             raise ShapeError(f"images of shape {images.shape}: expected at least one, [batch, channels, height, width]")
         self.shapes(images.shape[1:])
-        if not np.isfinite(images.sum()) and not np.isfinite(images).all():
+        if not np.isfinite(images).all():
             raise ParameterError("the images hold NaN or infinity")
         return images
 
@@ -278,7 +278,7 @@ class Graph(Builder, Module):
             If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
         """
         own = self._arrays()
-        counters = {name.removesuffix("running_mean") + "num_batches_tracked" for name in self.named_buffers()}
+        counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
         arrays = {name: np.asarray(value) for name, value in values.items() if name not in counters}
         missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
         if missing or unknown:
