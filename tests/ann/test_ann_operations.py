@@ -295,10 +295,7 @@ def test_flatten_has_the_order_of_torch():
 @pytest.mark.parametrize("sizes", [(4, 8, 2, None), (3, 3, 1, None), (2, 7, (1, 2), 0), (2, 7, 3, 5)])
 def test_identity_shortcut_is_slicing_and_padding(sizes):
     channels, out, stride, before = sizes
-    op, x = (
-        ann.IdentityShortcut(channels, out, stride=stride, before=before, dtype=np.float64),
-        picture(2, 5, 6, channels),
-    )
+    op = ann.IdentityShortcut(channels, out, stride=stride, before=before, dtype=np.float64)
     front = (out - channels) // 2 if before is None else before
     steps = (stride, stride) if isinstance(stride, int) else stride
 
