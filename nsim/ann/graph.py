@@ -98,7 +98,7 @@ class Graph(Builder, Module):
 
     def _free(self, kind):
         k = 1
-        while f"{kind}{k}" in self._nodes:
+        while f"{kind}{k}" in self:
             k += 1
         return f"{kind}{k}"
 
@@ -133,6 +133,9 @@ class Graph(Builder, Module):
 
     def __len__(self):
         return len(self.nodes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._nodes
 
     def __getitem__(self, name: str) -> Node:
         if name not in self._nodes:
