@@ -150,7 +150,7 @@ class Reader:
             raise ParameterError(f"{self.path}: input_shape = {shape}; the file's input is {sizes}")
         if len(shape) not in (1, 3):
             raise DataError(f"{self.path}: its input has shape {sizes}; expected [batch, channels, height, width]")
-        self.values[inputs[0].name] = self.graph.input(shape, name=inputs[0].name)
+        self.values[inputs[0].name] = self.graph.input(shape, name=inputs[0].name.replace("/", "."))
 
     def _translate(self, item):
         """Give a value to each output of a node of the file."""
@@ -268,10 +268,11 @@ class Item:
         return np.asarray(value, self.reader.dtype)
 
     def name(self) -> str:
-        """Name for the node that is made: that of its weights, or its own."""
+        """Name for the node that is made: that of its weights, or its own, with dots where files have slashes."""
         source = self.proto.input[1] if len(self.proto.input) > 1 else ""
         stem = source.removesuffix(".weight")
-        return self.reader.free(stem if stem != source else self.proto.name or self.outputs[0])
+        name = stem if stem != source else self.proto.name or self.outputs[0]
+        return self.reader.free(name.strip("/").replace("/", "."))
 
     def alone(self, k=0) -> bool:
         """Whether this node is the only one that reads its input number k."""

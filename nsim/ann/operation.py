@@ -37,8 +37,13 @@ class Operation:
         return {}
 
     def options(self) -> dict:
-        """JSON-able keyword arguments that make the same operation, but for its parameters."""
+        """JSON-able keyword arguments that make the same operation, but for its parameters and their dtype."""
         return {}
+
+    @classmethod
+    def build(cls, options, dtype) -> Operation:
+        """The operation of these `options`, in a graph that computes in `dtype`."""
+        return cls(**options)
 
     def out_shape(self, *shapes) -> tuple:
         """Shape of one sample's output, (H, W, C) or (N,), for those of its inputs; ShapeError if they do not fit."""
@@ -49,6 +54,14 @@ class Operation:
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.options().items())})"
+
+
+class Weighted(Operation):
+    """An operation with parameters, and hence a dtype."""
+
+    @classmethod
+    def build(cls, options, dtype):
+        return cls(**options, dtype=dtype)
 
 
 def count(where, name, value) -> int:
@@ -90,7 +103,7 @@ class Input(Operation):
         return self.shape
 
 
-class Linear(Operation):
+class Linear(Weighted):
     """y = x W^T + b, on vectors.
 
     Parameters
@@ -151,7 +164,7 @@ def _product(a, b):
     return out
 
 
-class BatchNorm(Operation):
+class BatchNorm(Weighted):
     """Normalisation of each channel: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     In training mean and (biased) variance are those of the batch, over samples and pixels, and the running ones move

@@ -7,7 +7,7 @@ from numba import get_num_threads, set_num_threads
 import nsim
 from nsim import Tensor, ann, losses, no_grad, optim
 from nsim.ann import graph as module
-from nsim.errors import DeviceError, ParameterError, ShapeError
+from nsim.errors import DataError, DeviceError, ParameterError, ShapeError
 
 
 def images(batch=5, shape=(3, 8, 8), dtype=np.float32, seed=0):
@@ -179,6 +179,39 @@ def test_weights_from_files(tmp_path):
     np.testing.assert_array_equal(net(images()).data, trained()(images()).data)
 
 
+@pytest.mark.parametrize("make", [small, ann.resnet20, lambda: wide_and_odd(np.float64)])
+def test_save_and_load(make, tmp_path):
+    net = make()
+    opt = optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
+    nsim.save(tmp_path / "net.h5", net, opt, epoch=3)
+    other, again, meta = nsim.load(tmp_path / "net.h5")
+    assert meta == {"epoch": 3} and repr(other) == repr(net) and not other.training
+    assert again.params.keys() == opt.params.keys()
+    x = images(2, (3, 32, 32) if len(net) > 30 else (3, 8, 8), net.dtype)
+    np.testing.assert_array_equal(other(x).data, net(x).data)
+    np.testing.assert_array_equal(nsim.read_weights(tmp_path / "net.h5")["bn1.weight"], net.state_dict()["bn1.weight"])
+
+
+def wide_and_odd(dtype):
+    """Every operation, with options that are not the default."""
+    net = ann.Graph(dtype=dtype, seed=1)
+    x = net.batch_norm(net.input((3, 8, 8), name="pictures"), eps=1e-3, momentum=0.2, name="bn1")
+    x = net.conv2d(x, 6, (3, 1), stride=(1, 2), padding=((1, 0), (0, 2)), groups=3, bias=False, name="c")
+    y = net.identity_shortcut(net.max_pool(x, (2, 3), stride=1, padding=((1, 0), (1, 1))), 8, before=0)
+    x = net.add(net.conv2d(net.relu(x), 8, 1), y)
+    x = net.flatten(net.avg_pool(x, 2, padding=1, count_padding=False))
+    x = net.relu(net.linear(x, 5, bias=False))
+    net.linear(x, 2)
+    return net
+
+
+def test_a_file_of_an_unknown_operation_is_refused(tmp_path, monkeypatch):
+    nsim.save(tmp_path / "net.h5", small())
+    monkeypatch.delitem(module.OPERATIONS, "MaxPool")
+    with pytest.raises(DataError, match="its net cannot be built: pool: unknown operation 'MaxPool'"):
+        nsim.load(tmp_path / "net.h5")
+
+
 @pytest.mark.parametrize(
     "given, error, words",
     [
@@ -205,6 +238,8 @@ def test_mistakes_in_making_a_graph():
     net = small()
     with pytest.raises(ParameterError, match="a node of that name already"):
         net.relu(net["add"], name="relu1")
+    with pytest.raises(ParameterError, match="cannot have slashes"):
+        net.relu(net["add"], name="a/b")
     with pytest.raises(ParameterError, match="has the input Node"):
         net.input((3, 8, 8))
     with pytest.raises(ParameterError, match="takes 1 nodes of this graph"):
