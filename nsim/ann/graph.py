@@ -72,6 +72,8 @@ class Graph(Builder, State, Module):
         super().__init__()
         self.training = False
         self.dtype, self.rng = np.dtype(dtype), generator(seed)
+        if self.dtype not in (np.float32, np.float64):
+            raise ParameterError(f"Graph: dtype = {self.dtype}; expected float32, or float64 for checks")
         self._nodes: dict[str, Node] = {}
         self._output = None
 
@@ -80,7 +82,7 @@ class Graph(Builder, State, Module):
     def input(self, shape, name="input") -> Node:
         """The node of the images: shape (C, H, W), or (N,) for vectors. The first of a graph, and the only input."""
         if self._nodes:
-            raise ParameterError(f"input: this graph has the input {next(iter(self))!r} already")
+            raise ParameterError(f"input: this graph has the input {next(iter(self._nodes))!r} already")
         sizes = tuple(shape) if np.ndim(shape) else (shape,)
         if len(sizes) not in (1, 3) or any(int(n) != n or n < 1 for n in sizes):
             raise ParameterError(f"input: shape = {shape}: expected (channels, height, width) or (features,)")

@@ -5,6 +5,7 @@ The package `onnx` is imported here alone, and only when a file is read.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph
     except Exception as error:  # what a damaged file makes the parser raise is not its to promise
         raise DataError(f"{path}: damaged or no ONNX file: {type(error).__name__}: {error!s:.200}") from error
     reader = Reader(path, model, np.dtype(dtype))
-    return reader.read(input_shape, output)
+    with _placed(path, path):
+        return reader.read(input_shape, output)
 
 
 def _package():
@@ -67,6 +69,19 @@ def _package():
             'from_onnx needs the package onnx, which is not installed: pip install "nsim-snn[onnx]"'
         ) from error
     return onnx
+
+
+@contextmanager
+def _placed(path, where):
+    """Errors that do not name the file yet get their place in it; what numbers of the wrong kind raise is damage."""
+    try:
+        yield
+    except NsimError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{where}: {error}") from error
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{where}: damaged: {type(error).__name__}: {error!s:.200}") from error
 
 
 def _inlined(model):
@@ -140,7 +155,9 @@ class Reader:
             )
         dims = inputs[0].type.tensor_type.shape.dim
         sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
-        self.batch = sizes[0] if sizes else None
+        if len(sizes) not in (2, 4):
+            raise DataError(f"{self.path}: its input has shape {sizes}; expected [batch, channels, height, width]")
+        self.batch = sizes[0]
         if shape is None:
             shape = tuple(sizes[1:])
             if any(not isinstance(n, int) or n < 1 for n in shape):
@@ -148,8 +165,6 @@ class Reader:
         fixed = [(n, m) for n, m in zip(sizes[1:], shape, strict=False) if isinstance(n, int)]
         if len(shape) + 1 != len(sizes) or any(n != m for n, m in fixed):
             raise ParameterError(f"{self.path}: input_shape = {shape}; the file's input is {sizes}")
-        if len(shape) not in (1, 3):
-            raise DataError(f"{self.path}: its input has shape {sizes}; expected [batch, channels, height, width]")
         self.values[inputs[0].name] = self.graph.input(shape, name=inputs[0].name.replace("/", "."))
 
     def _translate(self, item):
@@ -166,12 +181,8 @@ class Reader:
         elif not any(isinstance(self.values[name], Node) for name in item.inputs):
             self.values.update(zip(item.outputs, self._evaluated(item), strict=False))
         elif item.kind in NODES:
-            try:
+            with _placed(self.path, item.where):
                 self.values[item.outputs[0]] = NODES[item.kind](item)
-            except NsimError as error:
-                if str(self.path) in str(error):
-                    raise
-                raise DataError(f"{item.where}: {error}") from error
         else:
             raise item.refused("this operation has no counterpart in nsim.ann")
 
@@ -246,16 +257,18 @@ class Item:
         name = self.proto.input[k] if k < len(self.proto.input) else ""
         return self.reader.values[name] if name else None
 
-    def constant(self, k, what) -> np.ndarray | None:
-        """Input number k, which must not depend on the images; None where the file leaves it out."""
+    def constant(self, k, what, needed=True) -> np.ndarray | None:
+        """Input number k, which must not depend on the images; None where it is not needed and left out."""
         value = self.value(k)
         if isinstance(value, Node):
             raise self.refused(f"its {what} are computed from the images")
+        if value is None and needed:
+            raise self.refused(f"it has no {what}", "the file is damaged")
         return value
 
-    def weights(self, k, what) -> np.ndarray | None:
+    def weights(self, k, what, needed=True) -> np.ndarray | None:
         """A constant input in the graph's dtype, without loss."""
-        value = self.constant(k, what)
+        value = self.constant(k, what, needed)
         if value is None:
             return None
         if value.dtype.kind != "f" or value.dtype.itemsize > self.reader.dtype.itemsize:
@@ -275,5 +288,6 @@ class Item:
         return self.reader.free(name.strip("/").replace("/", "."))
 
     def alone(self, k=0) -> bool:
-        """Whether this node is the only one that reads its input number k."""
-        return self.reader.uses[self.proto.input[k]] == 1
+        """Whether this node is the only one that reads its input number k, under whatever name."""
+        name, values = self.proto.input[k], self.reader.values
+        return self.reader.uses[name] == 1 and sum(value is values[name] for value in values.values()) == 1

@@ -22,7 +22,7 @@ class Unset:
 
 
 def conv(item):
-    x, weight, bias = item.node(), item.weights(1, "weights"), item.weights(2, "biases")
+    x, weight, bias = item.node(), item.weights(1, "weights"), item.weights(2, "biases", needed=False)
     if weight.ndim != 4:
         raise item.refused(f"a convolution in {weight.ndim - 2} dimensions; two are supported")
     kernel, stride, padding = _windows(item, x, weight.shape[2:])
@@ -41,7 +41,7 @@ def gemm(item):
     """y = alpha x W + beta b, W transposed where transB says so."""
     if item.get("transA", 0):
         raise item.refused("transA = 1: its input is transposed")
-    weight, bias = item.weights(1, "weights"), item.weights(2, "biases")
+    weight, bias = item.weights(1, "weights"), item.weights(2, "biases", needed=False)
     number = item.graph.dtype.type
     weight = weight * number(item.get("alpha", 1.0))
     bias = None if bias is None else bias * number(item.get("beta", 1.0))
@@ -117,7 +117,7 @@ def global_avg_pool(item):
 
 def reduce_mean(item):
     x, axes = item.node(), item.get("axes")
-    axes = item.constant(1, "axes") if axes is None else axes
+    axes = item.constant(1, "axes", needed=False) if axes is None else axes
     if len(x.shape) != 3 or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
         raise item.refused(f"a mean over axes {axes}; only over height and width, [2, 3], is supported")
     x = item.graph.global_avg_pool(x, name=item.name())
@@ -166,7 +166,7 @@ def reshape(item):
 
 def squeeze(item):
     x, axes = item.node(), item.get("axes")
-    axes = item.constant(1, "axes") if axes is None else axes
+    axes = item.constant(1, "axes", needed=False) if axes is None else axes
     if x.shape[:-1] != (1, 1) or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
         raise item.refused(f"over axes {axes} of a value of shape {x.shape}; only a picture of one pixel to a vector")
     return _flat(item)
@@ -178,7 +178,7 @@ def identity(item):
 
 def dropout(item):
     """Nothing, in inference."""
-    if np.any(item.constant(2, "mode")):
+    if np.any(item.constant(2, "mode", needed=False)):
         raise item.refused("it was exported in training mode", "export after eval()")
     return item.node()
 
@@ -186,7 +186,9 @@ def dropout(item):
 def slice_(item):
     """Every so many pixels from the first on: where a shortcut of option A begins."""
     x = item.node()
-    parts = [item.constant(k, what) for k, what in enumerate(("starts", "ends", "axes", "steps"), start=1)]
+    parts = [
+        item.constant(k, what, needed=False) for k, what in enumerate(("starts", "ends", "axes", "steps"), start=1)
+    ]
     if parts[0] is None:  # before opset 10 they are attributes, and there are no steps
         raise item.refused("cuts out a part; only steps over all pixels are supported")
     rank, count = len(x.shape) + 1, len(parts[0])
@@ -204,9 +206,9 @@ def slice_(item):
 
 def pad(item):
     """Channels of zeros around those of the input: where a shortcut of option A ends."""
-    x, sizes, fill = item.node(), item.constant(1, "sizes"), item.constant(2, "filling")
-    axes = item.constant(3, "axes")
-    sizes = np.asarray(item.get("pads") if sizes is None else sizes)
+    x, pads = item.node(), item.get("pads")
+    sizes = np.asarray(item.constant(1, "sizes") if pads is None else pads)
+    fill, axes = item.constant(2, "filling", needed=False), item.constant(3, "axes", needed=False)
     rank = len(x.shape) + 1
     around = np.zeros((rank, 2), int)
     around[np.arange(rank) if axes is None else axes % rank] = sizes.reshape(2, -1).T

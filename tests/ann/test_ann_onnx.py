@@ -246,6 +246,15 @@ WRONG = {
         [node("Conv", "x", "w", out="h"), node("Add", "h", "b", out="k"), node("Add", "h", "k")],
         CONV | {"b": weight(4, 1, 1)}, "adds constants",
     ),
+    "a bias on one of two ways, renamed": (
+        [
+            node("Conv", "x", "w", out="h"), node("Identity", "h", out="i"), node("Add", "i", "b", out="k"),
+            node("Add", "h", "k"),
+        ],
+        CONV | {"b": weight(4, 1, 1)}, "adds constants",
+    ),
+    "no weights": ([node("Conv", "x")], {}, "it has no weights; the file is damaged"),
+    "a kernel of no number": ([node("MaxPool", "x", kernel_shape=["a", "b"])], {}, "damaged: "),
     "flatten": ([node("Flatten", "x", axis=2)], {}, "axis = 2; only 1"),
     "reshape": ([node("Reshape", "x", "n")], {"n": ints(-1, 15, 7)}, r"to \[-1, 15, 7\]; only to .*\[batch, 105\]"),
     "reshape across samples": ([node("Reshape", "x", "n")], {"n": ints(6, 35)}, "only to vectors"),
@@ -345,6 +354,24 @@ def test_files_that_are_not_right(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"bad\.onnx"):
             ann.from_onnx(path)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["residual_a_old", "residual_b", "depthwise_old"])
+def test_damage_anywhere_is_a_clear_error_or_another_graph(name, tmp_path):
+    whole, rng = np.frombuffer((DATA / f"{name}.onnx").read_bytes(), np.uint8), np.random.default_rng(1)
+    path, refused = tmp_path / "damaged.onnx", 0
+    for _ in range(150):
+        content = whole.copy()
+        places = rng.integers(0, len(whole), rng.integers(1, 4))
+        content[places] = rng.integers(0, 256, len(places))
+        path.write_bytes(content.tobytes())
+        try:
+            ann.from_onnx(path)
+        except DataError as error:
+            assert "damaged.onnx" in str(error)
+            refused += 1
+    assert refused > 20
 
 
 def test_without_the_package_the_way_to_install_it_is_named(monkeypatch):
