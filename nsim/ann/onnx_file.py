@@ -144,6 +144,7 @@ class Reader:
         for tensor in self.model.graph.initializer:
             try:
                 self.values[tensor.name] = numpy_helper.to_array(tensor)
+                tensor.ClearField("raw_data")  # else large weights would be in memory twice
             except Exception as error:  # as for the file itself
                 raise DataError(f"{self.path}: weights {tensor.name!r} are damaged: {error!s:.200}") from error
 

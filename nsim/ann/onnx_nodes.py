@@ -42,9 +42,9 @@ def gemm(item):
     if item.get("transA", 0):
         raise item.refused("transA = 1: its input is transposed")
     weight, bias = item.weights(1, "weights"), item.weights(2, "biases", needed=False)
-    number = item.graph.dtype.type
-    weight = weight * number(item.get("alpha", 1.0))
-    bias = None if bias is None else bias * number(item.get("beta", 1.0))
+    alpha, beta = (item.graph.dtype.type(item.get(name, 1.0)) for name in ("alpha", "beta"))
+    weight = weight if alpha == 1 else weight * alpha
+    bias = None if bias is None else bias * beta
     return _linear(item, weight if item.get("transB", 0) else weight.T, bias)
 
 
