@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann import parallel
-from nsim.ann.operation import Weighted, channel_sums, count, he_normal
+from nsim.ann.operation import UNSET, Weighted, channel_sums, count, he_normal
 from nsim.ann.windows import windows
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.jit import n_groups
@@ -173,17 +173,16 @@ class IdentityShortcut(Conv2d):
     Source: He, Zhang, Ren & Sun 2016, "Deep Residual Learning for Image Recognition", section 3.3, option A.
     """
 
-    def __init__(self, in_channels, out_channels, *, stride=1, before=None, dtype=np.float32, rng=None):
-        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False, dtype=dtype, rng=rng)
+    def __init__(self, in_channels, out_channels, *, stride=1, before=None, dtype=np.float32):
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False, dtype=dtype, rng=UNSET)
         self.label = f"IdentityShortcut({in_channels}, {out_channels})"
         new = self.out_channels - self.in_channels
         self.before = new // 2 if before is None else int(before)
         if not 0 <= self.before <= new:
             raise ParameterError(f"{self.where}: before = {before}: expected 0 to {new} channels of zeros")
-        weight = np.zeros(self.weight.shape, dtype)
         own = np.arange(self.in_channels)
-        weight[own + self.before, own] = 1
-        self.weight = Tensor(weight)
+        self.weight.data[own + self.before, own] = 1
+        self.weight.requires_grad = False
 
     def parameters(self):
         return {}

@@ -195,10 +195,10 @@ class Graph(Builder, State, Module):
             If the images have another number of channels, a size that some node cannot take, another dtype (uint8
             pixels are not normalised), or are not finite.
         """
-        images = images if isinstance(images, Tensor) else Tensor(self._checked(images))
+        data = self._checked(images.data if isinstance(images, Tensor) else images)
+        images = images if isinstance(images, Tensor) else Tensor(data)
         if not self.training and not recording(images, *self.parameters()):
-            return Tensor(self.forward(images.data)[0])
-        self._checked(images.data)
+            return Tensor(self.forward(data)[0])
         nodes = self.nodes
         values = {nodes[0].name: _turned(images)}
         self._compute(nodes, values, {self.output.name}, self.training)

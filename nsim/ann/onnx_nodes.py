@@ -8,17 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann.conv import Conv2d, IdentityShortcut
-from nsim.ann.operation import BatchNorm, Linear
+from nsim.ann.operation import UNSET, BatchNorm, Linear
 from nsim.ann.pooling import AvgPool, MaxPool
 from nsim.tape import Tensor
-
-
-class Unset:
-    """In the place of a generator of initial weights, for weights that are filled in at once."""
-
-    @staticmethod
-    def standard_normal(shape, dtype):
-        return np.zeros(shape, dtype)
 
 
 def conv(item):
@@ -29,7 +21,7 @@ def conv(item):
     groups = item.get("group", 1)
     made = Conv2d(
         x.shape[-1], weight.shape[0], kernel, stride=stride, padding=padding, groups=groups,
-        bias=_not_zero(bias), dtype=item.graph.dtype, rng=Unset,
+        bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET,
     )  # fmt: skip
     _fill(item, made.weight, weight, "weights")
     if made.bias is not None:
@@ -56,7 +48,7 @@ def _linear(item, weight, bias):
     x = item.node()
     if weight.ndim != 2:
         raise item.refused(f"weights of shape {weight.shape}; expected a matrix")
-    made = Linear(weight.shape[1], weight.shape[0], bias=_not_zero(bias), dtype=item.graph.dtype, rng=Unset)
+    made = Linear(weight.shape[1], weight.shape[0], bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET)
     _fill(item, made.weight, weight, "weights")
     if made.bias is not None:
         _fill(

@@ -71,8 +71,13 @@ def count(where, name, value) -> int:
     return int(value)
 
 
+UNSET = object()  # in the place of a generator of initial weights: zeros, for weights that are filled in at once
+
+
 def he_normal(rng, shape, fan_in, dtype) -> Tensor:
     """Initial weights for layers before a ReLU, N(0, 2 / fan_in). Source: He et al. 2015, equation 10."""
+    if rng is UNSET:
+        return Tensor(np.zeros(shape, dtype), requires_grad=True)
     rng = np.random.default_rng(0) if rng is None else rng
     values = rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_in))
     return Tensor(values.astype(dtype, copy=False), requires_grad=True)
