@@ -45,10 +45,8 @@ class Conv2d(Weighted):
         self, in_channels, out_channels, kernel, *, stride=1, padding=0, groups=1, bias=True, dtype=np.float32, rng=None
     ):  # fmt: skip
         self.label = where = f"Conv2d({in_channels}, {out_channels}, {kernel})"
-        self.in_channels, self.out_channels = (
-            count(where, "in_channels", in_channels),
-            count(where, "out_channels", out_channels),
-        )
+        self.in_channels = count(where, "in_channels", in_channels)
+        self.out_channels = count(where, "out_channels", out_channels)
         self.groups = count(where, "groups", groups)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ParameterError(f"{where}: groups = {groups} must divide both numbers of channels")
@@ -82,11 +80,11 @@ class Conv2d(Weighted):
         split = self.weight.data.reshape(self.groups, out // self.groups, depth, height, width)
         return split.transpose(0, 3, 4, 2, 1).reshape(self.groups, height * width * depth, -1)
 
-    def _columns(self, x, first, last, width):
+    def _columns(self, x, first, last):
         """The windows of output rows first to last, written out: [groups, B rows width, kernel channels / groups]."""
         patch, (kernel, stride, _) = self.windows.patch(x, first, last), self.windows
-        view = np.lib.stride_tricks.sliding_window_view(patch, kernel, axis=(1, 2))[:, :: stride[0], :: stride[1]]
-        view = view[:, :, :width].transpose(0, 1, 2, 4, 5, 3)
+        view = np.lib.stride_tricks.sliding_window_view(patch, kernel, axis=(1, 2))
+        view = view[:, :: stride[0], :: stride[1]].transpose(0, 1, 2, 4, 5, 3)
         view = view.reshape(*view.shape[:5], self.groups, -1) if self.groups > 1 else view[..., None, :]
         return view.transpose(5, 0, 1, 2, 3, 4, 6).reshape(self.groups, -1, self.weight.size // self.out_channels)
 
@@ -100,7 +98,7 @@ class Conv2d(Weighted):
             samples, first, last = blocks[k]
             part = y[samples, first:last]
             split = part.reshape(-1, self.groups, channels // self.groups).transpose(1, 0, 2)
-            np.matmul(self._columns(a[samples], first, last, width), matrix, out=split)
+            np.matmul(self._columns(a[samples], first, last), matrix, out=split)
             if self.bias is not None:
                 part += self.bias.data
 
@@ -134,7 +132,7 @@ class Conv2d(Weighted):
             for samples, first, last in self._blocks(len(a) * k // parts, len(a) * (k + 1) // parts, height, width):
                 part = g[samples, first:last].reshape(-1, self.groups, channels // self.groups).transpose(1, 0, 2)
                 if need_w:
-                    sums[k] += self._columns(a[samples], first, last, width).transpose(0, 2, 1) @ part
+                    sums[k] += self._columns(a[samples], first, last).transpose(0, 2, 1) @ part
                 if need_x:
                     self._scatter(dx[samples], part @ matrix.transpose(0, 2, 1), first, last, width)
 
