@@ -15,7 +15,7 @@ from nsim.ann.onnx_nodes import NODES
 from nsim.errors import DataError, MissingPackageError, NsimError, ParameterError
 
 DOMAINS = ("", "ai.onnx")
-LARGEST = 1 << 24  # numbers that a node may make of constants
+GROWING, LARGEST = ("ConstantOfShape", "Expand", "Tile"), 1 << 24  # make much of little; numbers that they may make
 
 
 def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph:
@@ -198,9 +198,9 @@ class Reader:
         """What a node gives that reads constants only, by the reference implementation in the package onnx."""
         from onnx.reference import ReferenceEvaluator
 
-        if item.kind in ("ConstantOfShape", "Expand", "Tile"):  # which make much of little
-            if np.prod(np.abs(np.asarray(self.values[item.inputs[-1]], float))) > LARGEST:
-                raise item.refused(f"it makes more than {LARGEST:,} numbers of constants")
+        sizes = np.asarray(self.values[item.inputs[-1]], float) if item.kind in GROWING else np.zeros(1)
+        if np.abs(sizes).prod() > LARGEST:
+            raise item.refused(f"it makes more than {LARGEST:,} numbers of constants")
         try:
             evaluator = ReferenceEvaluator(item.proto, opsets={"": self.opset})
             return evaluator.run(None, {name: self.values[name] for name in item.inputs})
