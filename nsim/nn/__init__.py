@@ -1,4 +1,4 @@
-"""Layers and how they are put together; `LAYERS` is the registry that files read."""
+"""Layers and how they are put together; `LAYERS` is the registry that files read (`nsim.ann` adds its graphs)."""
 
 import numpy as np
 
