@@ -17,6 +17,7 @@ ORDER = [
     ["nsim.launch"],
     ["nsim.tape", "nsim.ops", "nsim.sweeps"],
     ["nsim.nn", "nsim.losses", "nsim.optim"],
+    ["nsim.ann"],
     ["nsim.io", "nsim.evaluation", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]

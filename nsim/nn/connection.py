@@ -22,6 +22,11 @@ def seed(value: int):
     _generator = np.random.default_rng(value)
 
 
+def generator(value: int | None = None) -> np.random.Generator:
+    """The generator of initial weights: one of its own for a seed, else the one that `seed` starts."""
+    return _generator if value is None else np.random.default_rng(value)
+
+
 def whole(layer: str, **values):
     """Refuse numbers that are not whole or below their least value; `values` are (value, least) by name."""
     for name, (value, least) in values.items():
@@ -62,7 +67,7 @@ class Connection(Module):
             )
         self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
         self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
-        rng = _generator if seed is None else np.random.default_rng(seed)
+        rng = generator(seed)
 
         def uniform(name, fan_in):
             if name not in shapes:

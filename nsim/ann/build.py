@@ -1,0 +1,60 @@
+"""The methods of `Graph` that add a node of each kind; numbers of channels come from the node that it reads."""
+
+from __future__ import annotations
+
+import math
+
+from nsim.ann.conv import Conv2d, IdentityShortcut
+from nsim.ann.operation import Add, BatchNorm, Flatten, Linear, ReLU
+from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
+
+
+class Builder:
+    """Adds nodes with `self.apply`. Each method takes the nodes it reads, options, and `name=`, and gives a node."""
+
+    def conv2d(self, x, out_channels, kernel, *, stride=1, padding=0, groups=1, bias=True, name=None):
+        """See `Conv2d`."""
+        options = {"stride": stride, "padding": padding, "groups": groups, "bias": bias}
+        return self.apply(Conv2d(x.shape[-1], out_channels, kernel, **options, **self._new), x, name=name)
+
+    def identity_shortcut(self, x, out_channels, *, stride=1, before=None, name=None):
+        """See `IdentityShortcut`."""
+        made = IdentityShortcut(x.shape[-1], out_channels, stride=stride, before=before, dtype=self.dtype)
+        return self.apply(made, x, name=name)
+
+    def linear(self, x, out_features, *, bias=True, name=None):
+        """See `Linear`."""
+        return self.apply(Linear(math.prod(x.shape), out_features, bias=bias, **self._new), x, name=name)
+
+    def batch_norm(self, x, *, eps=1e-5, momentum=0.1, name=None):
+        """See `BatchNorm`."""
+        return self.apply(BatchNorm(x.shape[-1], eps=eps, momentum=momentum, dtype=self.dtype), x, name=name)
+
+    def relu(self, x, *, name=None):
+        """See `ReLU`."""
+        return self.apply(ReLU(), x, name=name)
+
+    def avg_pool(self, x, kernel, *, stride=None, padding=0, count_padding=True, name=None):
+        """See `AvgPool`."""
+        made = AvgPool(kernel, stride=stride, padding=padding, count_padding=count_padding)
+        return self.apply(made, x, name=name)
+
+    def max_pool(self, x, kernel, *, stride=None, padding=0, name=None):
+        """See `MaxPool`."""
+        return self.apply(MaxPool(kernel, stride=stride, padding=padding), x, name=name)
+
+    def global_avg_pool(self, x, *, name=None):
+        """See `GlobalAvgPool`."""
+        return self.apply(GlobalAvgPool(), x, name=name)
+
+    def add(self, x, y, *, name=None):
+        """See `Add`."""
+        return self.apply(Add(), x, y, name=name)
+
+    def flatten(self, x, *, name=None):
+        """See `Flatten`."""
+        return self.apply(Flatten(), x, name=name)
+
+    @property
+    def _new(self):
+        return {"dtype": self.dtype, "rng": self.rng}

@@ -1,0 +1,345 @@
+"""Graph: a conventional network as named nodes in the order in which they are computed.
+
+    net = ann.Graph()
+    x = net.input((3, 32, 32))
+    x = net.relu(net.batch_norm(net.conv2d(x, 16, 3, padding=1, bias=False)))
+    y = net.batch_norm(net.conv2d(x, 16, 3, padding=1, bias=False))
+    x = net.relu(net.add(x, y))
+    net.linear(net.flatten(net.global_avg_pool(x)), 10)
+
+Each line makes a node from nodes; numbers of channels follow from them. The last node made is the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nsim.ann import parallel
+from nsim.ann.build import Builder
+from nsim.ann.operation import Input, Operation
+from nsim.errors import DeviceError, ParameterError, ShapeError
+from nsim.nn.connection import generator
+from nsim.nn.module import Module
+from nsim.tape import Tensor, no_grad, record, recording
+
+CHUNK, LEAST = 1 << 22, 4  # bytes of the largest activation of the samples that go through together; their least number
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation in a graph.
+
+    name : str, before its parameters' in a state dict
+    operation : nsim.ann.Operation
+    inputs : tuple of Node
+    shape : (H, W, C) or (N,), of one sample's output, for images of the shape that the graph was made for
+    """
+
+    name: str
+    operation: Operation
+    inputs: tuple[Node, ...] = field(repr=False)
+    shape: tuple[int, ...]
+
+
+class Graph(Builder, Module):
+    """A conventional network: a directed acyclic graph of operations, called on images.
+
+    It begins in evaluation mode, since most graphs come with trained weights; call `train()` before training one.
+
+    Parameters
+    ----------
+    dtype : float32, or float64 for checks
+    seed : int, optional
+        Seed of the initial weights; default: the generator that `nsim.seed` starts.
+
+    Iterating gives the nodes that the output depends on, inputs before what reads them; `net[name]` is one of them.
+    """
+
+    def __init__(self, *, dtype=np.float32, seed=None):
+        super().__init__()
+        self.training = False
+        self.dtype, self.rng = np.dtype(dtype), generator(seed)
+        self._nodes: dict[str, Node] = {}
+        self._output = None
+
+    # Making
+
+    def input(self, shape, name="input") -> Node:
+        """The node of the images: shape (C, H, W), or (N,) for vectors. The first of a graph, and the only input."""
+        if self._nodes:
+            raise ParameterError(f"input: this graph has the input {next(iter(self))!r} already")
+        sizes = tuple(shape) if np.ndim(shape) else (shape,)
+        if len(sizes) not in (1, 3) or any(int(n) != n or n < 1 for n in sizes):
+            raise ParameterError(f"input: shape = {shape}: expected (channels, height, width) or (features,)")
+        return self.apply(Input(_channels_last(sizes)), name=name)
+
+    def apply(self, operation: Operation, *inputs: Node, name=None) -> Node:
+        """A node that computes `operation` from `inputs`; without a name it gets one from the operation's kind."""
+        kind = type(operation).__name__.lower()
+        name = self._free(kind) if name is None else str(name)
+        if name in self._nodes:
+            raise ParameterError(f"{name}: this graph has a node of that name already: {self._nodes[name]}")
+        if any(node.operation is operation for node in self._nodes.values()):
+            raise ParameterError(f"{name}: {operation} is the operation of {operation.name} already; make another one")
+        foreign = [node for node in inputs if not isinstance(node, Node) or self._nodes.get(node.name) is not node]
+        if len(inputs) != operation.arity or foreign:
+            raise ParameterError(f"{name}: {kind} takes {operation.arity} nodes of this graph as inputs, not {inputs}")
+        for key, tensor in operation.parameters().items():
+            if tensor.dtype != self.dtype:
+                raise ParameterError(f"{name}: {key} has dtype {tensor.dtype}, this graph computes in {self.dtype}")
+            tensor.name = f"{name}.{key}"
+        operation.name = name
+        node = Node(name, operation, inputs, operation.out_shape(*(node.shape for node in inputs)))
+        self._nodes[name] = self._output = node
+        return node
+
+    def _free(self, kind):
+        k = 1
+        while f"{kind}{k}" in self._nodes:
+            k += 1
+        return f"{kind}{k}"
+
+    # Walking
+
+    @property
+    def output(self) -> Node:
+        """The node whose value a call gives: the last one made, or the one set here."""
+        if self._output is None:
+            raise ParameterError("this graph has no nodes yet; begin with net.input((channels, height, width))")
+        return self._output
+
+    @output.setter
+    def output(self, node: Node):
+        if self._nodes.get(node.name) is not node:
+            raise ParameterError(f"output: {node} is not a node of this graph")
+        self._output = node
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that the output depends on, inputs before what reads them."""
+        needed, stack = set(), [self.output]
+        while stack:
+            node = stack.pop()
+            if node.name not in needed:
+                needed.add(node.name)
+                stack.extend(node.inputs)
+        return [node for name, node in self._nodes.items() if name in needed]
+
+    def __iter__(self):
+        return iter(self.nodes)
+
+    def __len__(self):
+        return len(self.nodes)
+
+    def __getitem__(self, name: str) -> Node:
+        if name not in self._nodes:
+            raise ParameterError(f"{name!r}: no such node; this graph has {', '.join(self._nodes)}")
+        return self._nodes[name]
+
+    def consumers(self, node: Node) -> list[Node]:
+        """The nodes that read this one, in order."""
+        return [other for other in self if node in other.inputs]
+
+    def shapes(self, image_shape=None) -> dict[str, tuple]:
+        """Shape (H, W, C) or (N,) of each node's output, for images (C, H, W) of another size than the graph's.
+
+        Raises
+        ------
+        ShapeError
+            If a node cannot take what comes to it; it is named.
+        """
+        nodes = self.nodes
+        if nodes[0].inputs or not isinstance(nodes[0].operation, Input):
+            raise ParameterError("the output of this graph does not depend on its input")
+        sizes = nodes[0].shape if image_shape is None else _channels_last(tuple(image_shape))
+        if len(sizes) != len(nodes[0].shape) or sizes[-1] != nodes[0].shape[-1]:
+            given, own = (", ".join(map(str, _channels_first(s))) for s in (sizes, nodes[0].shape))
+            raise ShapeError(f"images of shape [batch, {given}]: this network takes [batch, {own}]")
+        found = {nodes[0].name: sizes}
+        for node in nodes[1:]:
+            found[node.name] = node.operation.out_shape(*(found[other.name] for other in node.inputs))
+        return found
+
+    # Computing
+
+    def __call__(self, images) -> Tensor:
+        """Output for a batch: Tensor [B, classes], recorded on the tape where parameters are trained.
+
+        Parameters
+        ----------
+        images : float array or Tensor [B, C, H, W], normalised as the network expects, of the graph's dtype
+
+        Raises
+        ------
+        ShapeError, ParameterError
+            If the images have another number of channels, a size that some node cannot take, another dtype (uint8
+            pixels are not normalised), or are not finite.
+        """
+        images = images if isinstance(images, Tensor) else Tensor(self._checked(images))
+        if not self.training and not recording(images, *self.parameters()):
+            return Tensor(self.forward(images.data)[0])
+        self._checked(images.data)
+        nodes = self.nodes
+        values = {nodes[0].name: _turned(images)}
+        self._compute(nodes, values, {self.output.name}, self.training)
+        return _turned_back(values[self.output.name])
+
+    def forward(self, images, keep: Iterable[str] = ()) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Output and chosen activations for a batch, without a tape and always with running statistics.
+
+        Samples go through the graph a few at a time, on all threads; of what is between only `keep` is kept whole.
+
+        Parameters
+        ----------
+        images : float array [B, C, H, W]
+        keep : names of nodes
+
+        Returns
+        -------
+        output : array [B, classes]
+        kept : {name: array [B, H, W, C] or [B, N]}
+        """
+        images = self._checked(images)
+        shapes, keep = self.shapes(images.shape[1:]), set(keep)
+        unknown = sorted(keep - shapes.keys())
+        if unknown:
+            raise ParameterError(f"keep: no nodes {unknown}; this network computes {', '.join(shapes)}")
+        wanted = keep | {self.output.name}
+        found = {name: np.empty((len(images), *shapes[name]), self.dtype) for name in wanted}
+        largest = max(int(np.prod(shape)) for shape in shapes.values()) * self.dtype.itemsize
+        size, nodes = max(LEAST, CHUNK // largest), self.nodes
+
+        def work(k):
+            part = slice(k * size, (k + 1) * size)
+            with no_grad():
+                values = {nodes[0].name: _turned(Tensor(images[part]))}
+                self._compute(nodes, values, wanted, False)
+            for name in wanted:
+                found[name][part] = values[name].data
+
+        chunks = -(-len(images) // size)
+        if chunks > 1:
+            parallel.each(work, chunks)
+        else:  # each operation then has the threads to itself
+            work(0)
+        output = _turned_back(Tensor(found[self.output.name])).data
+        return output, {name: found[name] for name in keep}
+
+    def _compute(self, nodes, values, keep, training):
+        """Fill `values` in order; what nobody reads any more and is not in `keep` is dropped at once."""
+        last = {other.name: node.name for node in nodes for other in node.inputs}
+        for node in nodes[1:]:
+            values[node.name] = node.operation(*(values[other.name] for other in node.inputs), training=training)
+            for other in node.inputs:
+                if last[other.name] == node.name and other.name not in keep:
+                    values.pop(other.name, None)
+
+    def _checked(self, images):
+        images = np.asarray(images)
+        if images.dtype != self.dtype:
+            raise ParameterError(
+                f"images have dtype {images.dtype}, this network computes in {self.dtype}: normalise them as it "
+                f"expects and pass images.astype(np.{self.dtype})"
+            )
+        if images.ndim < 2 or len(images) == 0:
+            raise ShapeError(f"images of shape {images.shape}: expected at least one, [batch, channels, height, width]")
+        self.shapes(images.shape[1:])
+        if not np.isfinite(images).all():
+            raise ParameterError("the images hold NaN or infinity")
+        return images
+
+    # Parameters
+
+    def named_parameters(self):
+        return {f"{node.name}.{key}": t for node in self for key, t in node.operation.parameters().items()}
+
+    def named_buffers(self) -> dict[str, np.ndarray]:
+        """Running statistics by name."""
+        return {f"{node.name}.{key}": a for node in self for key, a in node.operation.buffers().items()}
+
+    def _arrays(self):
+        return {name: tensor.data for name, tensor in self.named_parameters().items()} | self.named_buffers()
+
+    def state_dict(self):
+        """Copies of all parameters and running statistics by name: <node>.weight, <node>.running_mean, ..."""
+        return {name: a.copy() for name, a in self._arrays().items()}
+
+    def load_state_dict(self, values: dict):
+        """Set all parameters and running statistics.
+
+        `<node>.num_batches_tracked` of a batch norm is left out: nsim has no use for it.
+
+        Raises
+        ------
+        ParameterError, ShapeError
+            If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
+        """
+        own = self._arrays()
+        counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
+        arrays = {name: np.asarray(value) for name, value in values.items() if name not in counters}
+        missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+        if missing or unknown:
+            raise ParameterError(
+                f"load_state_dict: missing {_some(missing)}, unknown {_some(unknown)}{_prefix(own, arrays)}"
+            )
+        wrong = [f"{k} has {a.shape}, expected {own[k].shape}" for k, a in arrays.items() if a.shape != own[k].shape]
+        if wrong:
+            raise ShapeError(f"load_state_dict: {len(wrong)} shapes differ: {'; '.join(wrong[:5])}")
+        for name, a in arrays.items():
+            if not np.isfinite(a).all():
+                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
+        for name, a in arrays.items():
+            own[name][...] = a
+
+    def to(self, device: str):
+        """An ANN computes on the CPU; DeviceError for any other device."""
+        if device != "cpu":
+            raise DeviceError(f"device {device!r}: an ann.Graph computes on the CPU; convert it, and move the result")
+        return self
+
+    def __repr__(self):
+        lines = (
+            f"  {node.name}: {node.operation!r}({', '.join(i.name for i in node.inputs)}) -> {node.shape}\n"
+            for node in self
+        )
+        return f"Graph(\n{''.join(lines)})"
+
+
+def _channels_last(shape):
+    return (*shape[1:], shape[0]) if len(shape) == 3 else tuple(shape)
+
+
+def _channels_first(shape):
+    return (shape[-1], *shape[:-1])
+
+
+def _turned(x):
+    """[B, C, H, W] as [B, H, W, C]; vectors as they are."""
+    if x.ndim == 2:
+        return x
+    y = Tensor(np.ascontiguousarray(x.data.transpose(0, 2, 3, 1)))
+    return record("input", y, (x,), lambda g: (g.transpose(0, 3, 1, 2),))
+
+
+def _turned_back(x):
+    if x.ndim == 2:
+        return x
+    return record("output", Tensor(x.data.transpose(0, 3, 1, 2)), (x,), lambda g: (g.transpose(0, 2, 3, 1),))
+
+
+def _some(names):
+    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
+
+
+def _prefix(own, arrays):
+    """The way out where all names carry one prefix more."""
+    for name in arrays:
+        head, _, rest = name.partition(".")
+        if rest in own:
+            return (
+                f'; the names begin with "{head}.": pass {{k.removeprefix("{head}."): v for k, v in weights.items()}}'
+            )
+    return ""

@@ -1,0 +1,86 @@
+"""The geometry of a window that slides over pictures [B, H, W, C]: sizes, padding, taps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nsim.errors import ParameterError, ShapeError
+
+
+class Windows(NamedTuple):
+    """Kernel (height, width), stride (height, width) and padding ((top, bottom), (left, right))."""
+
+    kernel: tuple
+    stride: tuple
+    padding: tuple
+
+    def out_size(self, where, shape) -> tuple[int, int]:
+        """Height and width of what comes out of a picture (H, W, C); ShapeError, named by `where`, if nothing does."""
+        if len(shape) != 3:
+            raise ShapeError(f"{where}: input has shape {shape}, expected a picture (height, width, channels)")
+        padded = [n + sum(pad) for n, pad in zip(shape, self.padding, strict=False)]
+        if padded[0] < self.kernel[0] or padded[1] < self.kernel[1]:
+            raise ShapeError(
+                f"{where}: a window of {self.kernel[0]} x {self.kernel[1]} does not fit into a picture of "
+                f"{shape[0]} x {shape[1]}, padded {padded[0]} x {padded[1]}"
+            )
+        return tuple((n - k) // s + 1 for n, k, s in zip(padded, self.kernel, self.stride, strict=True))
+
+    def patch(self, x, first, last, fill=0.0) -> np.ndarray:
+        """What output rows first to last read of x: [B, rows, W + left + right, C], a view where nothing is padded."""
+        inside, place, rows = self._rows(x.shape[1], first, last)
+        left, right = self.padding[1]
+        if left == right == 0 and place == slice(0, rows):
+            return x[:, inside]
+        batch, _, width, channels = x.shape
+        patch = np.full((batch, rows, width + left + right, channels), fill, x.dtype)
+        patch[:, place, left : left + width] = x[:, inside]
+        return patch
+
+    def add_patch(self, x, patch, first, last):
+        """Add a patch to the pixels of x that it was taken from; what lay in the padding is left out."""
+        inside, place, _ = self._rows(x.shape[1], first, last)
+        left = self.padding[1][0]
+        x[:, inside] += patch[:, place, left : left + x.shape[2]]
+
+    def _rows(self, height, first, last):
+        """The rows of the picture that a patch reads, their place in the patch, and the patch's height."""
+        begin = first * self.stride[0] - self.padding[0][0]
+        end = (last - 1) * self.stride[0] + self.kernel[0] - self.padding[0][0]
+        inside = slice(min(max(begin, 0), height), min(max(end, 0), height))
+        return inside, slice(inside.start - begin, inside.stop - begin), end - begin
+
+    def taps(self, height, width):
+        """For each place in the kernel (i, j): the slices of a patch that height x width windows have there."""
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows = slice(i, i + (height - 1) * self.stride[0] + 1, self.stride[0])
+                yield i, j, rows, slice(j, j + (width - 1) * self.stride[1] + 1, self.stride[1])
+
+
+def windows(where, kernel, stride, padding) -> Windows:
+    """Windows from numbers, pairs (height, width), or, for padding, ((top, bottom), (left, right)).
+
+    Raises ParameterError, named by `where`, for anything else, kernels or strides below 1 and negative padding.
+    """
+    sides = padding
+    if not (isinstance(padding, (tuple, list)) and all(isinstance(side, (tuple, list)) for side in padding)):
+        sides = [(side, side) for side in _pair(where, "padding", padding, 0)]
+    top, left = (_pair(where, "padding", side, 0) for side in _two(where, "padding", sides))
+    return Windows(_pair(where, "kernel", kernel, 1), _pair(where, "stride", stride, 1), (top, left))
+
+
+def _pair(where, name, value, least) -> tuple[int, int]:
+    """A whole number twice, or a pair of them as it is, each at least `least`."""
+    values = _two(where, name, value if isinstance(value, (tuple, list)) else (value, value))
+    if any(isinstance(v, (tuple, list)) or int(v) != v or v < least for v in values):
+        raise ParameterError(f"{where}: {name} = {value}: expected whole numbers of at least {least}")
+    return tuple(int(v) for v in values)
+
+
+def _two(where, name, value):
+    if len(value) != 2:
+        raise ParameterError(f"{where}: {name} = {value}: expected a whole number or a pair (height, width)")
+    return value
