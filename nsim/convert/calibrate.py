@@ -72,8 +72,8 @@ def batches(calibration) -> Iterable[np.ndarray]:
     return (np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in calibration)
 
 
-def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) -> dict[str, np.ndarray]:
-    """Threshold of each ReLU, {name: float64 [1] or [C]}; see `to_spiking`.
+def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) -> tuple[dict, tuple]:
+    """Threshold of each ReLU, {name: float64 [1] or [C]}, and the shape of an image; see `to_spiking`.
 
     A channel that never was active takes its layer's threshold.
 
@@ -87,8 +87,11 @@ def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) ->
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU)]
     parts = CHANNEL_PARTS if per_channel else PARTS
     found = {node.name: Histogram(node.shape[-1] if per_channel else 1, parts) for node in nodes}
-    seen = 0
+    seen, shape = 0, None
     for images in batches(calibration):
+        if shape not in (None, images.shape[1:]):
+            raise ShapeError(f"calibration images of shapes {shape} and {images.shape[1:]}: all must be of one size")
+        shape = images.shape[1:]
         _, kept = net.forward(images, keep=found)
 
         def work(k, kept=kept):
@@ -106,4 +109,4 @@ def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) ->
                 "other images, or a higher percentile"
             )
         value[value == 0] = value.max()
-    return values
+    return values, shape

@@ -48,11 +48,12 @@ class Population:
         return int(np.prod(self.shape))
 
 
-def lower(net: Graph, thresholds: dict, staged: bool) -> list[Population]:
+def lower(net: Graph, shapes: dict, thresholds: dict, staged: bool) -> list[Population]:
     """Populations of a network, the readout last.
 
     Parameters
     ----------
+    shapes : {name of a node: (H, W, C) or (N,)}, of `net.shapes`
     thresholds : {name of a ReLU: float64 [C] or [1]}
     staged : bool
         Whether firing takes a cycle of its own, so that paths of different depth want relays.
@@ -62,10 +63,10 @@ def lower(net: Graph, thresholds: dict, staged: bool) -> list[Population]:
     ParameterError
         If an operation cannot be converted; it is named.
     """
-    return _Lowering(net, thresholds, staged).populations
+    return _Lowering(net, shapes, thresholds, staged).populations
 
 
-def without_spikes(node: Node, spiking: set[str], images=None) -> np.ndarray:
+def without_spikes(node: Node, spiking: set[str], shapes: dict, images=None) -> np.ndarray:
     """Value of a node where no population fires: biases, and the images if it reads them; [1 or B, *shape].
 
     Parameters
@@ -77,7 +78,7 @@ def without_spikes(node: Node, spiking: set[str], images=None) -> np.ndarray:
     with no_grad():
         for other in _linear_part(node, spiking):
             if other.name in spiking or (not other.inputs and images is None):
-                values[other.name] = Tensor(np.zeros((1, *other.shape), np.float32))
+                values[other.name] = Tensor(np.zeros((1, *shapes[other.name]), np.float32))
             elif not other.inputs:
                 values[other.name] = Tensor(images)
             else:
@@ -108,8 +109,8 @@ class _Lowering:
     """Walks the graph once. `ready` is the depth at which a node's value can first be read; `spiking` the population
     of each node that is one."""
 
-    def __init__(self, net, thresholds, staged):
-        self.net, self.thresholds, self.staged = net, thresholds, staged
+    def __init__(self, net, shapes, thresholds, staged):
+        self.net, self.shapes, self.thresholds, self.staged = net, shapes, thresholds, staged
         self.populations, self.spiking, self.ready, self._made = [], {}, {}, {}
         for node in net:
             self.ready[node.name] = max((self.ready[i.name] for i in node.inputs), default=0)
@@ -121,7 +122,7 @@ class _Lowering:
         if not self.spiking:
             raise ParameterError("to_spiking: this network has no ReLU, so that nothing of it can spike")
         end, depth = net.output, self.ready[net.output.name]
-        self._add(end.name, "readout", end.shape, depth, np.ones(1), self.edges(end, depth), drive=end)
+        self._add(end.name, "readout", self.shapes[end.name], depth, np.ones(1), self.edges(end, depth), drive=end)
 
     def _add(self, name, kind, shape, depth, scale, edges, **more):
         scaled = [
@@ -141,7 +142,7 @@ class _Lowering:
         depth = self.ready[before.name]
         self.ready[node.name] = depth + 1
         scale = self.thresholds[node.name]
-        made = self._add(node.name, "neuron", before.shape, depth, scale, self.edges(before, depth), drive=before)
+        made = self._add(node.name, "neuron", self.shapes[before.name], depth, scale, self.edges(before, depth), drive=before)
         self.spiking[node.name] = self._gate(source, made) if waiting else made
 
     def _pool(self, node):
@@ -156,9 +157,8 @@ class _Lowering:
             )
 
     def _gate(self, node, source):
-        windows = maps.window(node.operation.where, node.operation.windows, source.shape)
         edges = [(source, maps.identity(source.size))]
-        made = Population(node.name, "pool", node.shape, source.depth, source.scale, edges, windows=windows)
+        made = Population(node.name, "pool", self.shapes[node.name], source.depth, source.scale, edges, windows=self.window(node))
         self.populations.append(made)
         return made
 
@@ -175,6 +175,10 @@ class _Lowering:
 
     # What is summed
 
+    def window(self, node: Node) -> maps.Window:
+        """The windows of a convolution or a pool."""
+        return maps.window(node.operation.where, node.operation.windows, self.shapes[node.inputs[0].name])
+
     def edges(self, node: Node, depth: int) -> list:
         """What a node's value at a depth is the sum of: (population, map from it)."""
         if node.name in self.spiking:
@@ -189,7 +193,7 @@ class _Lowering:
         key = node.name, "sum", depth
         if key not in self._made:
             edges = self.edges(node, depth)
-            self._made[key] = self._add(node.name, "sum", node.shape, depth, np.ones(1), edges) if edges else None
+            self._made[key] = self._add(node.name, "sum", self.shapes[node.name], depth, np.ones(1), edges) if edges else None
         return self._made[key]
 
 
@@ -206,7 +210,7 @@ def _convolution(lowering, node, depth):
         return []
     out, inner, high, wide = op.weight.shape
     weight = op.weight.data.astype(np.float64).transpose(2, 3, 1, 0).reshape(high, wide, inner, out)
-    return [(source, maps.Convolution(weight, maps.window(op.where, op.windows, node.inputs[0].shape), op.groups))]
+    return [(source, maps.Convolution(weight, lowering.window(node), op.groups))]
 
 
 def _shortcut(lowering, node, depth):
@@ -220,7 +224,7 @@ def _linear(lowering, node, depth):
     source = lowering.carrier(before, depth)
     if source is None:
         return []
-    return [(source, maps.Matrix(node.operation.weight.data.T[maps.turned(before.shape)].astype(np.float64)))]
+    return [(source, maps.Matrix(node.operation.weight.data.T[maps.turned(lowering.shapes[before.name])].astype(np.float64)))]
 
 
 def _norm(lowering, node, depth):
@@ -244,19 +248,20 @@ def _moved(lowering, node, depth, move):
 
 
 def _mean(lowering, node, depth):
-    op, shape = node.operation, node.inputs[0].shape
-    windows = maps.window(op.where, op.windows, shape)
-    return _moved(lowering, node, depth, maps.mean(windows, op.share(shape)[..., 0], shape[2]))
+    shape = lowering.shapes[node.inputs[0].name]
+    return _moved(
+        lowering, node, depth, maps.mean(lowering.window(node), node.operation.share(shape)[..., 0], shape[2])
+    )
 
 
 def _global_mean(lowering, node, depth):
-    height, width, channels = node.inputs[0].shape
+    height, width, channels = lowering.shapes[node.inputs[0].name]
     windows = maps.Window(node.operation.where, (height, width), (height, width), (1, 1), (0, 0))
     return _moved(lowering, node, depth, maps.mean(windows, np.full((1, 1), 1 / (height * width)), channels))
 
 
 def _flatten(lowering, node, depth):
-    return _moved(lowering, node, depth, maps.flatten(node.inputs[0].shape))
+    return _moved(lowering, node, depth, maps.flatten(lowering.shapes[node.inputs[0].name]))
 
 
 SPIKES, POOLS = "spikes", "pools"  # what these kinds become is made by _neuron and _pool

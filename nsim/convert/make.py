@@ -52,5 +52,10 @@ def to_spiking(
         raise ParameterError(f"to_spiking: net is a {type(net).__name__}; expected an nsim.ann.Graph")
     if net.dtype != np.float32:
         raise ParameterError(f"to_spiking: this network computes in {net.dtype}; spiking ones in float32")
-    scales = thresholds(net, calibration, percentile, per_channel)
-    return SpikingNetwork(net, lower(net, scales, neuron.staged), neuron, scales)
+    scales, shape = thresholds(net, calibration, percentile, per_channel)
+    return assemble(net, neuron, scales, net.shapes(shape))
+
+
+def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict) -> SpikingNetwork:
+    """The same from known thresholds {name of a ReLU: float64 [1] or [C]} and shapes {name of a node: shape}."""
+    return SpikingNetwork(lower(net, shapes, scales, neuron.staged), neuron, scales, shapes)

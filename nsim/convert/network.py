@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.ann.graph import Graph
 from nsim.convert.lower import Population, reads_images, without_spikes
 from nsim.convert.neurons import Code
 from nsim.convert.simulate import Engine, Schedule, Workspace
@@ -49,9 +48,9 @@ class SpikingNetwork:
     first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
     """
 
-    def __init__(self, net: Graph, populations: list[Population], code: Code, thresholds: dict):
-        self.populations, self.code, self.thresholds = populations, code, thresholds
-        self.shape = _outside(net.nodes[0].shape)
+    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict):
+        self.populations, self.code, self.thresholds, self._shapes = populations, code, thresholds, shapes
+        self.shape = _outside(next(iter(shapes.values())))
         self.engine = Engine(populations, code)
         self.first_answer = code.first_answer(populations[-1].depth)
         self._spiking = {p.name for p in populations if p.kind in ("neuron", "pool")}
@@ -64,7 +63,7 @@ class SpikingNetwork:
 
     def _drive(self, p, node, images=None):
         """Analog drive in units of the thresholds, [1 or B, N padded]."""
-        value = without_spikes(node, self._spiking, images) / p.scale
+        value = without_spikes(node, self._spiking, self._shapes, images) / p.scale
         full = np.zeros((len(value), padded(p.size)), np.float32)
         full[:, : p.size] = value.reshape(len(value), -1)
         return full
