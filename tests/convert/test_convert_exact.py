@@ -57,8 +57,15 @@ class Grower:
         self.relu(self.conv(self.ends[0]))
         for _ in range(draw(st.integers(1, 6))):
             getattr(self, draw(st.sampled_from(["block", "block", "join", "join", "loose", "maximum", "mean", "norm"])))()
-        last = self.ends[-1]
-        self.net.linear(self.net.flatten(last), 3)
+        self.head()
+
+    def head(self):
+        """The sum of what every end gives that nobody else reads, so that all of the graph matters."""
+        read = {node.name for other in self.net._nodes.values() for node in other.inputs}
+        last = [self.net.linear(self.net.flatten(x), 3) for x in self.ends[1:] if x.name not in read]
+        total = last[0]
+        for other in last[1:]:
+            total = self.net.add(total, other)
 
     def conv(self, x):
         height, width, channels = x.shape
