@@ -12,11 +12,11 @@ import numpy as np
 from scipy import sparse
 
 from nsim import arrays
-from nsim.kernels.conv import Taps
+from nsim.kernels.convert import Taps
 from nsim.windows import Windows as Reach
 from nsim.windows import packed
 
-NO_TAPS = Taps(np.zeros((1, 1), np.float32), np.zeros((1, 3), np.int32), np.zeros((1, 3), np.int32), 1, 1, 1, 1)
+NO_TAPS = Taps(np.zeros((1, 1), np.float32), np.zeros((1, 4), np.int32), 1, 1 << 40, 1, 1, 1, 1)
 NO_ROWS = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
@@ -35,6 +35,11 @@ def window(label, windows, shape) -> Window:
     (top, _), (left, _) = windows.padding
     places = windows.out_size(label, shape)
     return Window(label, tuple(shape[:2]), windows.kernel, windows.stride, (top, left), places)
+
+
+def _inverse(channels):
+    """Of division by multiplication: exact for all neurons n with n * channels < 2^40."""
+    return (1 << 40) // channels + 1
 
 
 def along(scale, size):
@@ -61,8 +66,14 @@ class Convolution:
         """Taps, and no sparse rows."""
         channels_in, channels_out = self.weight.shape[2] * self.groups, self.weight.shape[3]
         rows = arrays.copied(packed(self.weight, self.window, self.groups), np.float32)
-        reach = self.window.reach(0), self.window.reach(1)
-        return Taps(rows, *reach, channels_in, channels_out, self.groups, self.window.places[1]), *NO_ROWS
+        height, width_out = self.weight.shape[0], self.window.places[1]
+        down, across = (self.window.reach(axis).astype(np.int64) for axis in (0, 1))
+        down, across = down[:, None], across[None]
+        first = (down[..., 0] * width_out + across[..., 0]) * channels_out
+        tap = down[..., 2] * rows.shape[1] + across[..., 2] * (channels_out // self.groups)
+        spots = np.stack(np.broadcast_arrays(first, tap, down[..., 1], across[..., 1]), axis=-1)
+        spots = arrays.copied(spots.reshape(-1, 4), np.int32)
+        return Taps(rows, spots, channels_in, _inverse(channels_in), height, channels_out, width_out, self.groups), *NO_ROWS
 
     @cached_property
     def fan_out(self) -> np.ndarray:
@@ -85,8 +96,9 @@ class Matrix:
     def packed(self):
         """A convolution over a picture of one place, whose channels are the neurons."""
         rows = arrays.copied(self.weight, np.float32)
-        place = np.array([[0, 1, 0]], np.int32)
-        return Taps(rows, place, place, *rows.shape, 1, 1), *NO_ROWS
+        spots = np.array([[0, 0, 1, 1]], np.int32)
+        n_in, n_out = rows.shape
+        return Taps(rows, spots, n_in, _inverse(n_in), 1, n_out, 1, 1), *NO_ROWS
 
     @cached_property
     def fan_out(self) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit
 
 from nsim.kernels.bits import append_bits, positive
-from nsim.kernels.conv import Taps, scatter
 from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
+from nsim.kernels.runs import add_run
 
 
 class Events(NamedTuple):
@@ -20,6 +20,23 @@ class Events(NamedTuple):
     indptr: np.ndarray
     indices: np.ndarray
     values: np.ndarray
+
+
+class Taps(NamedTuple):
+    """The weights of a convolution, as in `nsim.kernels.conv`, with what each place reaches worked out beforehand.
+
+    rows [C_in * kh, kw * C_out / groups]. spots int32 [places, 4]: first neuron out, position of the first tap, number
+    of rows and of places in a row. inverse: 2^40 / channels, rounded up: (n * inverse) >> 40 is the place of neuron n.
+    """
+
+    rows: np.ndarray
+    spots: np.ndarray
+    channels: int
+    inverse: int
+    height: int
+    channels_out: int
+    width_out: int
+    groups: int
 
 
 class Edge(NamedTuple):
@@ -75,6 +92,28 @@ def kernel(body):
 
 
 @inlined
+def spread(x, row, taps, index, a):
+    """x[row] += a times the weights of one event of a convolution."""
+    place = np.int64((np.uint64(index) * np.uint64(taps.inverse)) >> np.uint64(40))
+    c = np.int64(index) - place * taps.channels
+    stride, inner, high = taps.rows.shape[1], taps.channels_out // taps.groups, taps.height
+    at, tap = row * x.shape[1] + taps.spots[place, 0], c * high * stride + taps.spots[place, 1]
+    rows, wide = taps.spots[place, 2], np.int64(taps.spots[place, 3])
+    if taps.groups == 1:
+        for _ in range(rows):
+            add_run(x, at, taps.rows, tap, wide * inner, a)
+            at += taps.width_out * taps.channels_out
+            tap += stride
+    else:
+        at += c // (taps.channels // taps.groups) * inner
+        for _ in range(rows):
+            for k in range(wide):
+                add_run(x, at + k * taps.channels_out, taps.rows, tap + k * inner, inner, a)
+            at += taps.width_out * taps.channels_out
+            tap += stride
+
+
+@inlined
 def deliver(x, row, edges, t, size):
     """x[row] += the drive of all events of row t of the edges, which are `size` large where they have no values."""
     for edge in edges:
@@ -88,7 +127,7 @@ def deliver(x, row, edges, t, size):
                 for i in range(edge.starts[index], edge.starts[index + 1]):
                     x[row, edge.targets[i]] += a * edge.weights[i]
             else:
-                scatter(x, row, edge.taps, index, a)
+                spread(x, row, edge.taps, index, a)
 
 
 @inlined
