@@ -92,42 +92,67 @@ def kernel(body):
 
 
 @inlined
-def spread(x, row, taps, index, a):
-    """x[row] += a times the weights of one event of a convolution."""
+def split(taps, index):
+    """Place and channel of a neuron."""
     place = np.int64((np.uint64(index) * np.uint64(taps.inverse)) >> np.uint64(40))
-    c = np.int64(index) - place * taps.channels
-    stride, inner, high = taps.rows.shape[1], taps.channels_out // taps.groups, taps.height
-    at, tap = row * x.shape[1] + taps.spots[place, 0], c * high * stride + taps.spots[place, 1]
-    rows, wide = taps.spots[place, 2], np.int64(taps.spots[place, 3])
-    if taps.groups == 1:
-        for _ in range(rows):
-            add_run(x, at, taps.rows, tap, wide * inner, a)
-            at += taps.width_out * taps.channels_out
-            tap += stride
-    else:
-        at += c // (taps.channels // taps.groups) * inner
-        for _ in range(rows):
-            for k in range(wide):
-                add_run(x, at + k * taps.channels_out, taps.rows, tap + k * inner, inner, a)
-            at += taps.width_out * taps.channels_out
-            tap += stride
+    return place, np.int64(index) - place * taps.channels
+
+
+@inlined
+def spread(x, row, taps, events, lo, hi, size):
+    """x[row] += the weights of events of a convolution, in runs over all output channels of a row of places."""
+    graded = events.values.shape[0] > 0
+    stride, out = taps.rows.shape[1], taps.channels_out
+    base, depth, down = row * x.shape[1], taps.height * stride, taps.width_out * out
+    for j in range(lo, hi):
+        place, c = split(taps, events.indices[j])
+        at, tap = base + taps.spots[place, 0], c * depth + taps.spots[place, 1]
+        length = np.int64(taps.spots[place, 3]) * out
+        a = events.values[j] if graded else size
+        for i in range(taps.spots[place, 2]):
+            add_run(x, at + i * down, taps.rows, tap + i * stride, length, a)
+
+
+@inlined
+def spread_groups(x, row, taps, events, lo, hi, size):
+    """The same with groups: in runs over the output channels of one group at one place."""
+    graded = events.values.shape[0] > 0
+    stride, inner = taps.rows.shape[1], taps.channels_out // taps.groups
+    base, members = row * x.shape[1], taps.channels // taps.groups
+    for j in range(lo, hi):
+        place, c = split(taps, events.indices[j])
+        at = base + taps.spots[place, 0] + c // members * inner
+        tap = c * taps.height * stride + taps.spots[place, 1]
+        a = events.values[j] if graded else size
+        for i in range(taps.spots[place, 2]):
+            for k in range(taps.spots[place, 3]):
+                to = at + (i * taps.width_out + k) * taps.channels_out
+                add_run(x, to, taps.rows, tap + i * stride + k * inner, inner, a)
+
+
+@inlined
+def spread_rows(x, row, edge, lo, hi, size):
+    """x[row] += the rows of a sparse matrix."""
+    events = edge.events
+    graded = events.values.shape[0] > 0
+    for j in range(lo, hi):
+        index = events.indices[j]
+        a = events.values[j] if graded else size
+        for i in range(edge.starts[index], edge.starts[index + 1]):
+            x[row, edge.targets[i]] += a * edge.weights[i]
 
 
 @inlined
 def deliver(x, row, edges, t, size):
     """x[row] += the drive of all events of row t of the edges, which are `size` large where they have no values."""
     for edge in edges:
-        events = edge.events
-        graded = events.values.shape[0] > 0
-        sparse = edge.starts.shape[0] > 0
-        for j in range(events.indptr[t], events.indptr[t + 1]):
-            index = events.indices[j]
-            a = events.values[j] if graded else size
-            if sparse:
-                for i in range(edge.starts[index], edge.starts[index + 1]):
-                    x[row, edge.targets[i]] += a * edge.weights[i]
-            else:
-                spread(x, row, edge.taps, index, a)
+        lo, hi = edge.events.indptr[t], edge.events.indptr[t + 1]
+        if edge.starts.shape[0] > 0:
+            spread_rows(x, row, edge, lo, hi, size)
+        elif edge.taps.groups == 1:
+            spread(x, row, edge.taps, edge.events, lo, hi, size)
+        else:
+            spread_groups(x, row, edge.taps, edge.events, lo, hi, size)
 
 
 @inlined
