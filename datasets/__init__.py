@@ -1,14 +1,20 @@
-"""Event-driven data sets: recordings in flat, memory-mapped arrays, batches straight into `Spikes`."""
+"""Data sets: event recordings, with batches straight into `Spikes`, and pictures for conventional networks."""
 
 from nsim.datasets import transforms
+from nsim.datasets.cifar import CIFAR10, CIFAR100
+from nsim.datasets.folder import ImageFolder
 from nsim.datasets.hdf5 import read_recordings, write_shd
 from nsim.datasets.images import MNIST, FashionMNIST, first_spike, latency_events
 from nsim.datasets.nmnist import NMNIST, convert_nmnist
+from nsim.datasets.pictures import IMAGENET, Flip, ImageData, Normalize, Shift
 from nsim.datasets.recordings import EventData, Events
 from nsim.datasets.shd import SHD, SSC
 from nsim.datasets.synthetic import Synthetic
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "IMAGENET",
     "MNIST",
     "NMNIST",
     "SHD",
@@ -16,6 +22,11 @@ __all__ = [
     "EventData",
     "Events",
     "FashionMNIST",
+    "Flip",
+    "ImageData",
+    "ImageFolder",
+    "Normalize",
+    "Shift",
     "Synthetic",
     "convert_nmnist",
     "first_spike",

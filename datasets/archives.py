@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ CHUNK = 1 << 20
 DEFLATE_LIMIT = 1040  # no deflated byte can stand for more bytes than that
 PARSE_ERRORS = (
     zipfile.BadZipFile,
+    tarfile.TarError,
     zlib.error,
     struct.error,
     EOFError,

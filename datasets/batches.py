@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, bins, index_dtype, tick
 from nsim.kernels.assemble import assemble
@@ -17,13 +18,9 @@ class Batches:
     def __init__(
         self, data, batch, *, dt, steps, shuffle, seed, transform, drop_last, binning, clamp, device, epoch
     ):  # fmt: skip
-        for name, value, least in (("batch", batch, 1), ("seed", seed, 0), ("epoch", epoch, 0), ("steps", steps, 1)):
-            if (name != "steps" or value is not None) and (int(value) != value or value < least):
-                raise ParameterError(f"{name} = {value}: expected a whole number of at least {least}")
-        if len(data) == 0:
-            raise ParameterError(f"batches: no sample of {data.name} is left")
-        if drop_last and batch > len(data):
-            raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
+        check_batching(data, batch, seed, epoch, drop_last)
+        if steps is not None and (int(steps) != steps or steps < 1):
+            raise ParameterError(f"steps = {steps}: expected a whole number of at least 1")
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
         self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
@@ -45,9 +42,7 @@ class Batches:
         return starts[index], starts[index + 1]
 
     def __iter__(self):
-        order = np.arange(len(self.data))
-        if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch, 0]).shuffle(order)  # batch k draws from [..., k + 1]
+        order = epoch_order(self.data, self.shuffle, self.seed, self.epoch)
         labels = self.data.labels
         self.events = self.late = self.doubles = 0
         try:

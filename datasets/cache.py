@@ -93,11 +93,15 @@ def _open(entry):
             for name, (_, shape) in table.items()
         }
         whole = all([maps[k].dtype.str, list(maps[k].shape)] == table[k] for k in table)
-        starts = maps["starts"]
-        sound = whole and starts[0] == 0 and starts[-1] == len(maps["times"]) and bool((np.diff(starts) >= 0).all())
+        sound = whole and ("starts" not in maps or _rows(maps["starts"], len(maps["times"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError):
         return None
     return maps if sound else None
+
+
+def _rows(starts, size):
+    """Whether these are the starts of rows of `size` events in all."""
+    return starts[0] == 0 and starts[-1] == size and bool((np.diff(starts) >= 0).all())
 
 
 def _write(entry, made):

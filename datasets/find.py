@@ -27,12 +27,15 @@ class Source:
     folders : tuple of str
         Sub-folders to look in, besides the root itself; the first is where a download goes.
     downloads : tuple of (file name, address, MD5)
+    instead : str
+        What to use where there is no file.
     """
 
     what: str
     names: tuple
     folders: tuple
     downloads: tuple = ()
+    instead: str = "nsim.datasets.Synthetic(), speech-like events, needs no file"
 
 
 def find(source, root=None, download=True) -> Path:
@@ -93,6 +96,6 @@ def _missing(source, roots, store, root, tried):
         address = source.downloads[0][1] if source.downloads else "its publisher"
         lines.append(
             f"  way out: put one of these files into {store / source.folders[0]}, or let NSIM_DATA name the folder "
-            f"that holds it (it comes from {address}); nsim.datasets.Synthetic(), speech-like events, needs no file"
+            f"that holds it (it comes from {address}); {source.instead}"
         )
     return "\n".join(lines)

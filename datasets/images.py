@@ -10,6 +10,7 @@ from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
 from nsim.datasets.find import Source, find
 from nsim.datasets.hdf5 import row_starts
+from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, ParameterError
 
@@ -77,6 +78,10 @@ class FashionMNIST(EventData):
     def images(self) -> np.ndarray:
         """uint8 [len(self), 28, 28]"""
         return np.asarray(self._images)[self.index]
+
+    def pictures(self) -> ImageData:
+        """The pictures themselves, for conventional networks: [S, 1, 28, 28], grey values from 0 to 1."""
+        return ImageData(self.images[:, None], self.labels, name=self.name, classes=self.classes, normalize=UNIT)
 
     def _file(self, stem):
         return Source(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nsim.datasets.batches import Batches
+from nsim.datasets.labelled import Labelled, check_fraction
 from nsim.errors import DataError, ParameterError, ShapeError
 
 
@@ -39,7 +40,7 @@ class Events(NamedTuple):
         return Events(self.times[which], self.units[which], counts[self.starts], self.space)
 
 
-class EventData:
+class EventData(Labelled):
     """A data set of labelled event recordings.
 
     Parameters
@@ -67,27 +68,13 @@ class EventData:
         if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
             people = "no" if speakers is None else len(speakers)
             raise ShapeError(f"{name}: {len(events.starts) - 1} recordings, {len(labels)} labels, {people} speakers")
-        self.events, self.name, self.classes = events, name, tuple(classes)
-        self.n, self.space = events.n, events.space
-        self._labels, self._speakers = np.asarray(labels, np.int64), speakers
-        self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
-        self.told = set()
-
-    def __len__(self):
-        return len(self.index)
+        super().__init__(labels, name=name, classes=classes, index=index)
+        self.events, self.n, self.space = events, events.n, events.space
+        self._speakers, self.told = speakers, set()
 
     def __repr__(self):
         size = f"{len(self):,} samples of {self.n} units, {self.n_classes} classes, {self.n_events:,} events"
         return f"<{self.name}: {size}>"
-
-    @property
-    def n_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [len(self)]"""
-        return self._labels[self.index]
 
     @property
     def speakers(self):
@@ -111,33 +98,6 @@ class EventData:
         first, last = self.events.starts[self.index[i]], self.events.starts[self.index[i] + 1]
         return self.events.times[first:last] * 1e-6, np.asarray(self.events.units[first:last]), int(self.labels[i])
 
-    def subset(self, indices) -> EventData:
-        """The samples with these numbers (counted in this data set), in this order."""
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise ParameterError(
-                f"subset: indices of type {indices.dtype} and shape {indices.shape}; expected whole numbers [K]"
-            )
-        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
-            raise ParameterError(
-                f"subset: indices {indices.min()} to {indices.max()}; {self.name} has {len(self)} samples"
-            )
-        part = object.__new__(type(self))
-        part.__dict__.update(self.__dict__)
-        part.index = self.index[indices]
-        return part
-
-    def split(self, fraction, seed=0) -> tuple[EventData, EventData]:
-        """Two parts (rest, held out), with `fraction` of each class held out at random."""
-        _check_fraction(fraction)
-        rng = np.random.default_rng([seed, len(self)])
-        held = np.zeros(len(self), bool)
-        labels = self.labels
-        for label in np.unique(labels):
-            members = rng.permutation(np.flatnonzero(labels == label))
-            held[members[: round(fraction * len(members))]] = True
-        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
-
     def split_by_speaker(self, held_out=0.1, seed=0) -> tuple[EventData, EventData]:
         """Two parts (rest, held out) without a common speaker.
 
@@ -157,7 +117,7 @@ class EventData:
             raise DataError(f"{self.name} does not say who speaks; use split(fraction) instead")
         known = np.unique(self.speakers)
         if np.ndim(held_out) == 0:
-            _check_fraction(held_out)
+            check_fraction(held_out)
             count = min(max(1, round(held_out * len(known))), len(known) - 1)
             held_out = np.random.default_rng([seed, len(known)]).permutation(known)[:count]
         strange = np.setdiff1d(held_out, known)
@@ -205,8 +165,3 @@ class EventData:
             self, batch, dt=dt, steps=steps, shuffle=shuffle, seed=seed, transform=transform, drop_last=drop_last,
             binning=binning, clamp=clamp, device=device, epoch=epoch,
         )  # fmt: skip
-
-
-def _check_fraction(fraction):
-    if not 0 < fraction < 1:
-        raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")

@@ -7,6 +7,7 @@ from nsim.errors import (
     EventError,
     EventWarning,
     GradientError,
+    MissingPackageError,
     NsimError,
     ParameterError,
     ShapeError,

@@ -33,5 +33,9 @@ class DeviceError(NsimError, RuntimeError):
     """A device was asked for that this machine or installation does not have."""
 
 
+class MissingPackageError(NsimError, ImportError):
+    """A package that only some of nsim needs is not installed; the message has the line that installs it."""
+
+
 class EventWarning(UserWarning):
     """Events were left out of a batch, and the message says how many and why."""

@@ -4,14 +4,18 @@ Forward and backward are NumPy and BLAS. Images are [B, C, H, W]; inside of a gr
 """
 
 from nsim.ann.conv import Conv2d, IdentityShortcut
-from nsim.ann.graph import Graph, Node
+from nsim.ann.graph import OPERATIONS, Graph, Node
+from nsim.ann.onnx_file import from_onnx
 from nsim.ann.operation import Add, BatchNorm, Flatten, Input, Linear, Operation, ReLU
 from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool, Pool
 from nsim.ann.resnet import resnet20, resnet32, resnet34, resnet44, resnet56
 from nsim.ann.vgg import vgg16
+from nsim.nn import LAYERS
+
+LAYERS["Graph"] = Graph.build  # so that nsim.save and nsim.load know graphs
 
 __all__ = [
-    "Add", "AvgPool", "BatchNorm", "Conv2d", "Flatten", "GlobalAvgPool", "Graph", "IdentityShortcut", "Input", "Linear",
-    "MaxPool", "Node", "Operation", "Pool", "ReLU", "resnet20", "resnet32", "resnet34", "resnet44", "resnet56",
-    "vgg16",
+    "OPERATIONS", "Add", "AvgPool", "BatchNorm", "Conv2d", "Flatten", "GlobalAvgPool", "Graph", "IdentityShortcut",
+    "Input", "Linear", "MaxPool", "Node", "Operation", "Pool", "ReLU", "from_onnx", "resnet20", "resnet32", "resnet34",
+    "resnet44", "resnet56", "vgg16",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann import parallel
-from nsim.ann.operation import Operation, channel_sums, count, he_normal
+from nsim.ann.operation import Weighted, channel_sums, count, he_normal
 from nsim.ann.windows import windows
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.jit import n_groups
@@ -18,7 +18,7 @@ from nsim.tape import Tensor, record
 BLOCK = 1 << 21  # bytes of written-out windows at a time
 
 
-class Conv2d(Operation):
+class Conv2d(Weighted):
     """Two-dimensional convolution (cross-correlation, as everywhere in the field).
 
     y[h, w, o] = b[o] + sum_{i, j, c} W[o, c, i, j] x[s h + i - p, s w + j - p, c], c over the channels of o's group.
@@ -108,7 +108,7 @@ class Conv2d(Operation):
         need = (x.requires_grad, self.weight.requires_grad)
 
         def vjp(g):
-            found = (*self._gradients(a, matrix, g, *need), channel_sums(g))
+            found = (*self._gradients(a, g, *need), channel_sums(g))
             return found[: len(parents)]
 
         return record("conv2d", Tensor(y), parents, vjp)
@@ -123,9 +123,9 @@ class Conv2d(Operation):
             for h in range(0, height, rows)
         ]
 
-    def _gradients(self, a, matrix, g, need_x, need_w):
+    def _gradients(self, a, g, need_x, need_w):
         """Of the input and of the weights; the latter summed over groups of samples, these added in order."""
-        height, width, channels = g.shape[1:]
+        matrix, (height, width, channels) = self.matrix(), g.shape[1:]
         parts = n_groups(len(a), matrix.nbytes)
         dx = np.zeros_like(a) if need_x else None
         sums = np.zeros((parts, *matrix.shape), a.dtype) if need_w else None

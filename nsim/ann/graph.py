@@ -19,12 +19,22 @@ import numpy as np
 
 from nsim.ann import parallel
 from nsim.ann.build import Builder
-from nsim.ann.operation import Input, Operation
+from nsim.ann.conv import Conv2d, IdentityShortcut
+from nsim.ann.operation import Add, BatchNorm, Flatten, Input, Linear, Operation, ReLU
+from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
+from nsim.ann.state import State
 from nsim.errors import DeviceError, ParameterError, ShapeError
 from nsim.nn.connection import generator
 from nsim.nn.module import Module
 from nsim.tape import Tensor, no_grad, record, recording
 
+# What files may name; an operation of one's own is added here.
+OPERATIONS = {
+    kind.__name__: kind
+    for kind in (
+        Add, AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, IdentityShortcut, Input, Linear, MaxPool, ReLU
+    )
+}  # fmt: skip
 CHUNK, LEAST = 1 << 22, 4  # bytes of the largest activation of the samples that go through together; their least number
 
 
@@ -44,7 +54,7 @@ class Node:
     shape: tuple[int, ...]
 
 
-class Graph(Builder, Module):
+class Graph(Builder, State, Module):
     """A conventional network: a directed acyclic graph of operations, called on images.
 
     It begins in evaluation mode, since most graphs come with trained weights; call `train()` before training one.
@@ -62,6 +72,8 @@ class Graph(Builder, Module):
         super().__init__()
         self.training = False
         self.dtype, self.rng = np.dtype(dtype), generator(seed)
+        if self.dtype not in (np.float32, np.float64):
+            raise ParameterError(f"Graph: dtype = {self.dtype}; expected float32, or float64 for checks")
         self._nodes: dict[str, Node] = {}
         self._output = None
 
@@ -70,7 +82,7 @@ class Graph(Builder, Module):
     def input(self, shape, name="input") -> Node:
         """The node of the images: shape (C, H, W), or (N,) for vectors. The first of a graph, and the only input."""
         if self._nodes:
-            raise ParameterError(f"input: this graph has the input {next(iter(self))!r} already")
+            raise ParameterError(f"input: this graph has the input {next(iter(self._nodes))!r} already")
         sizes = tuple(shape) if np.ndim(shape) else (shape,)
         if len(sizes) not in (1, 3) or any(int(n) != n or n < 1 for n in sizes):
             raise ParameterError(f"input: shape = {shape}: expected (channels, height, width) or (features,)")
@@ -80,7 +92,9 @@ class Graph(Builder, Module):
         """A node that computes `operation` from `inputs`; without a name it gets one from the operation's kind."""
         kind = type(operation).__name__.lower()
         name = self._free(kind) if name is None else str(name)
-        if name in self._nodes:
+        if "/" in name:
+            raise ParameterError(f"{name}: names cannot have slashes, which part groups in files; use dots")
+        if name in self:
             raise ParameterError(f"{name}: this graph has a node of that name already: {self._nodes[name]}")
         if any(node.operation is operation for node in self._nodes.values()):
             raise ParameterError(f"{name}: {operation} is the operation of {operation.name} already; make another one")
@@ -98,7 +112,7 @@ class Graph(Builder, Module):
 
     def _free(self, kind):
         k = 1
-        while f"{kind}{k}" in self._nodes:
+        while f"{kind}{k}" in self:
             k += 1
         return f"{kind}{k}"
 
@@ -133,6 +147,9 @@ class Graph(Builder, Module):
 
     def __len__(self):
         return len(self.nodes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._nodes
 
     def __getitem__(self, name: str) -> Node:
         if name not in self._nodes:
@@ -251,54 +268,22 @@ class Graph(Builder, Module):
             raise ParameterError("the images hold NaN or infinity")
         return images
 
-    # Parameters
-
-    def named_parameters(self):
-        return {f"{node.name}.{key}": t for node in self for key, t in node.operation.parameters().items()}
-
-    def named_buffers(self) -> dict[str, np.ndarray]:
-        """Running statistics by name."""
-        return {f"{node.name}.{key}": a for node in self for key, a in node.operation.buffers().items()}
-
-    def _arrays(self):
-        return {name: tensor.data for name, tensor in self.named_parameters().items()} | self.named_buffers()
-
-    def state_dict(self):
-        """Copies of all parameters and running statistics by name: <node>.weight, <node>.running_mean, ..."""
-        return {name: a.copy() for name, a in self._arrays().items()}
-
-    def load_state_dict(self, values: dict):
-        """Set all parameters and running statistics.
-
-        `<node>.num_batches_tracked` of a batch norm is left out: nsim has no use for it.
-
-        Raises
-        ------
-        ParameterError, ShapeError
-            If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
-        """
-        own = self._arrays()
-        counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
-        arrays = {name: np.asarray(value) for name, value in values.items() if name not in counters}
-        missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
-        if missing or unknown:
-            raise ParameterError(
-                f"load_state_dict: missing {_some(missing)}, unknown {_some(unknown)}{_prefix(own, arrays)}"
-            )
-        wrong = [f"{k} has {a.shape}, expected {own[k].shape}" for k, a in arrays.items() if a.shape != own[k].shape]
-        if wrong:
-            raise ShapeError(f"load_state_dict: {len(wrong)} shapes differ: {'; '.join(wrong[:5])}")
-        for name, a in arrays.items():
-            if not np.isfinite(a).all():
-                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
-        for name, a in arrays.items():
-            own[name][...] = a
-
     def to(self, device: str):
         """An ANN computes on the CPU; DeviceError for any other device."""
         if device != "cpu":
             raise DeviceError(f"device {device!r}: an ann.Graph computes on the CPU; convert it, and move the result")
         return self
+
+    @classmethod
+    def build(cls, *, nodes, output, dtype) -> Graph:
+        """The graph of a `describe()`, with parameters of its own; what `nsim.load` calls."""
+        net = cls(dtype=dtype)
+        for name, kind, options, inputs in nodes:
+            if kind not in OPERATIONS:
+                raise ParameterError(f"{name}: unknown operation {kind!r}; known: {', '.join(OPERATIONS)}")
+            net.apply(OPERATIONS[kind].build(options, net.dtype), *(net[i] for i in inputs), name=name)
+        net.output = net[output]
+        return net
 
     def __repr__(self):
         lines = (
@@ -328,18 +313,3 @@ def _turned_back(x):
     if x.ndim == 2:
         return x
     return record("output", Tensor(x.data.transpose(0, 3, 1, 2)), (x,), lambda g: (g.transpose(0, 2, 3, 1),))
-
-
-def _some(names):
-    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
-
-
-def _prefix(own, arrays):
-    """The way out where all names carry one prefix more."""
-    for name in arrays:
-        head, _, rest = name.partition(".")
-        if rest in own:
-            return (
-                f'; the names begin with "{head}.": pass {{k.removeprefix("{head}."): v for k, v in weights.items()}}'
-            )
-    return ""

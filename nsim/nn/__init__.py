@@ -1,4 +1,4 @@
-"""Layers: Dense, Conv2d, Dropout, Sequential; `LAYERS` is the registry that files read."""
+"""Layers: Dense, Conv2d, Dropout, Sequential; `LAYERS` is the registry that files read (`nsim.ann` adds its graphs)."""
 
 import numpy as np
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numba import get_num_threads, set_num_threads
 from torch.nn import functional as F
 
-from nsim import Tensor, ann
+from nsim import Tensor, ann, saved_bytes
 from nsim.ann import conv
 from nsim.errors import ParameterError, ShapeError
 from tests import ann_reference as plain
@@ -194,6 +194,20 @@ def test_pooling_is_torchs(name):
         against_autograd(op, x, lambda a, c=counted: F.avg_pool2d(a, kernel, stride, padding, count_include_pad=c))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_pooling_is_the_plain_one(data):
+    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    stride = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = tuple(data.draw(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1))) for k in kernel)
+    shape = (2, *(data.draw(st.integers(k, k + 5)) for k in kernel), 2)
+    x, options = picture(*shape), {"stride": stride, "padding": padding}
+    close(ann.MaxPool(kernel, **options)(Tensor(x)).data, plain.pool(x, kernel, stride, padding, "max"))
+    for counted in (True, False):
+        op = ann.AvgPool(kernel, count_padding=counted, **options)
+        close(op(Tensor(x)).data, plain.pool(x, kernel, stride, padding, "avg", counted))
+
+
 def test_of_equal_maxima_the_first_takes_the_gradient():
     x = Tensor(np.ones((1, 2, 4, 1)), requires_grad=True)
     ann.MaxPool(2)(x).backward(np.array([[[[3.0], [5.0]]]]))
@@ -295,10 +309,7 @@ def test_flatten_has_the_order_of_torch():
 @pytest.mark.parametrize("sizes", [(4, 8, 2, None), (3, 3, 1, None), (2, 7, (1, 2), 0), (2, 7, 3, 5)])
 def test_identity_shortcut_is_slicing_and_padding(sizes):
     channels, out, stride, before = sizes
-    op, x = (
-        ann.IdentityShortcut(channels, out, stride=stride, before=before, dtype=np.float64),
-        picture(2, 5, 6, channels),
-    )
+    op = ann.IdentityShortcut(channels, out, stride=stride, before=before, dtype=np.float64)
     front = (out - channels) // 2 if before is None else before
     steps = (stride, stride) if isinstance(stride, int) else stride
 
@@ -307,6 +318,12 @@ def test_identity_shortcut_is_slicing_and_padding(sizes):
 
     assert op.parameters() == {}
     against_autograd(op, picture(2, 5, 6, channels), theirs)
+
+
+def test_the_tape_keeps_the_input_of_a_convolution_and_no_windows():
+    x = Tensor(picture(2, 9, 9, 4), requires_grad=True)
+    hidden = ann.ReLU()(x)
+    assert saved_bytes(made_conv(4, 6, 3, padding=1)(hidden)) == hidden.data.nbytes
 
 
 def test_threads_change_no_bit():

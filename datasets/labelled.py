@@ -1,0 +1,89 @@
+"""What data sets of events and of pictures share: labelled samples, and ways to choose among them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsim.errors import ParameterError
+
+
+class Labelled:
+    """Labelled samples.
+
+    Parameters
+    ----------
+    labels : int64 [S]
+    name : str
+        Says which data these are, as results on them should be quoted.
+    classes : sequence of str
+        Names of the classes; labels are 0 to len(classes) - 1.
+    index : int64 [K], optional
+        The samples that belong to this data set, in its order. Default all.
+    """
+
+    def __init__(self, labels, *, name, classes, index=None):
+        self.name, self.classes, self._labels = name, tuple(classes), np.asarray(labels, np.int64)
+        self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
+
+    def __len__(self):
+        return len(self.index)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [len(self)]"""
+        return self._labels[self.index]
+
+    def subset(self, indices) -> Labelled:
+        """The samples with these numbers (counted in this data set), in this order."""
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise ParameterError(
+                f"subset: indices of type {indices.dtype} and shape {indices.shape}; expected whole numbers [K]"
+            )
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise ParameterError(
+                f"subset: indices {indices.min()} to {indices.max()}; {self.name} has {len(self)} samples"
+            )
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.index = self.index[indices]
+        return part
+
+    def split(self, fraction, seed=0) -> tuple[Labelled, Labelled]:
+        """Two parts (rest, held out), with `fraction` of each class held out at random."""
+        check_fraction(fraction)
+        rng = np.random.default_rng([seed, len(self)])
+        held = np.zeros(len(self), bool)
+        labels = self.labels
+        for label in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            held[members[: round(fraction * len(members))]] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+
+def check_fraction(fraction):
+    if not 0 < fraction < 1:
+        raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")
+
+
+def check_batching(data, batch, seed, epoch, drop_last):
+    """ParameterError if these cannot make batches of a data set."""
+    for name, value, least in (("batch", batch, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
+        if int(value) != value or value < least:
+            raise ParameterError(f"{name} = {value}: expected a whole number of at least {least}")
+    if len(data) == 0:
+        raise ParameterError(f"batches: no sample of {data.name} is left")
+    if drop_last and batch > len(data):
+        raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
+
+
+def epoch_order(data, shuffle, seed, epoch) -> np.ndarray:
+    """Numbers of the samples in the order of one epoch: a function of (seed, epoch) where it is shuffled."""
+    order = np.arange(len(data))
+    if shuffle:
+        np.random.default_rng([seed, epoch, 0]).shuffle(order)  # batch k draws from [..., k + 1]
+    return order

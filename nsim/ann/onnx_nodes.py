@@ -1,0 +1,283 @@
+"""What each kind of ONNX node becomes in a graph: one function for each, listed in `NODES`.
+
+Source: the operator schemas of ONNX, opsets 7 to 25. There pictures are [B, C, H, W], here [B, H, W, C].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsim.ann.conv import Conv2d, IdentityShortcut
+from nsim.ann.operation import BatchNorm, Linear
+from nsim.ann.pooling import AvgPool, MaxPool
+from nsim.tape import Tensor
+
+
+class Unset:
+    """In the place of a generator of initial weights, for weights that are filled in at once."""
+
+    @staticmethod
+    def standard_normal(shape, dtype):
+        return np.zeros(shape, dtype)
+
+
+def conv(item):
+    x, weight, bias = item.node(), item.weights(1, "weights"), item.weights(2, "biases", needed=False)
+    if weight.ndim != 4:
+        raise item.refused(f"a convolution in {weight.ndim - 2} dimensions; two are supported")
+    kernel, stride, padding = _windows(item, x, weight.shape[2:])
+    groups = item.get("group", 1)
+    made = Conv2d(
+        x.shape[-1], weight.shape[0], kernel, stride=stride, padding=padding, groups=groups,
+        bias=_not_zero(bias), dtype=item.graph.dtype, rng=Unset,
+    )  # fmt: skip
+    _fill(item, made.weight, weight, "weights")
+    if made.bias is not None:
+        _fill(item, made.bias, bias, "biases")
+    return item.graph.apply(made, x, name=item.name())
+
+
+def gemm(item):
+    """y = alpha x W + beta b, W transposed where transB says so."""
+    if item.get("transA", 0):
+        raise item.refused("transA = 1: its input is transposed")
+    weight, bias = item.weights(1, "weights"), item.weights(2, "biases", needed=False)
+    alpha, beta = (item.graph.dtype.type(item.get(name, 1.0)) for name in ("alpha", "beta"))
+    weight = weight if alpha == 1 else weight * alpha
+    bias = None if bias is None else bias * beta
+    return _linear(item, weight if item.get("transB", 0) else weight.T, bias)
+
+
+def matmul(item):
+    return _linear(item, item.weights(1, "weights").T, None)
+
+
+def _linear(item, weight, bias):
+    x = item.node()
+    if weight.ndim != 2:
+        raise item.refused(f"weights of shape {weight.shape}; expected a matrix")
+    made = Linear(weight.shape[1], weight.shape[0], bias=_not_zero(bias), dtype=item.graph.dtype, rng=Unset)
+    _fill(item, made.weight, weight, "weights")
+    if made.bias is not None:
+        _fill(
+            item,
+            made.bias,
+            np.broadcast_to(bias.ravel(), made.bias.shape) if bias.size == 1 else bias.ravel(),
+            "biases",
+        )
+    return item.graph.apply(made, x, name=item.name())
+
+
+def batch_norm(item):
+    if item.get("training_mode", 0):
+        raise item.refused(
+            "it was exported in training mode, so that its statistics are not those of training", "export after eval()"
+        )
+    x, eps = item.node(), item.get("epsilon", 1e-5)
+    made = BatchNorm(x.shape[-1], eps=eps, momentum=1 - item.get("momentum", 0.9), dtype=item.graph.dtype)
+    for k, (what, target) in enumerate(
+        (
+            ("scale", made.weight.data),
+            ("bias", made.bias.data),
+            ("mean", made.running_mean),
+            ("variance", made.running_var),
+        )
+    ):
+        _fill(item, target, item.weights(k + 1, what), what)
+    return item.graph.apply(made, x, name=item.name())
+
+
+def relu(item):
+    return item.graph.relu(item.node(), name=item.name())
+
+
+def clip(item):
+    raise item.refused(
+        "an activation with an upper bound (ReLU6); only Relu is supported", "train the network with ReLU instead"
+    )
+
+
+def max_pool(item):
+    x = item.node()
+    kernel, stride, padding = _windows(item, x, item.get("kernel_shape"))
+    return item.graph.apply(MaxPool(kernel, stride=stride, padding=padding), x, name=item.name())
+
+
+def avg_pool(item):
+    x = item.node()
+    kernel, stride, padding = _windows(item, x, item.get("kernel_shape"))
+    counted = bool(item.get("count_include_pad", 0))
+    made = AvgPool(kernel, stride=stride, padding=padding, count_padding=counted)
+    return item.graph.apply(made, x, name=item.name())
+
+
+def global_avg_pool(item):
+    return item.graph.global_avg_pool(item.node(), name=item.name())
+
+
+def reduce_mean(item):
+    x, axes = item.node(), item.get("axes")
+    axes = item.constant(1, "axes", needed=False) if axes is None else axes
+    if len(x.shape) != 3 or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
+        raise item.refused(f"a mean over axes {axes}; only over height and width, [2, 3], is supported")
+    x = item.graph.global_avg_pool(x, name=item.name())
+    return x if item.get("keepdims", 1) else item.graph.flatten(x, name=item.reader.free(f"{x.name}.flatten"))
+
+
+def add(item):
+    """Of two values; or of constants, which become the bias of the layer before."""
+    values = [item.value(0), item.value(1)]
+    constants = [k for k, value in enumerate(values) if isinstance(value, np.ndarray)]
+    if not constants:
+        return item.graph.add(*values, name=item.name())
+    k = constants[0]
+    node, bias = values[1 - k], item.weights(k, "constants")
+    made = node.operation
+    rank = len(node.shape)  # a bias has the channels at the place where the file's layout has them
+    channels = bias.size == node.shape[-1] and bias.ndim >= rank and bias.shape[bias.ndim - rank] == bias.size
+    if not isinstance(made, (Conv2d, Linear)) or made.bias is not None or not item.alone(1 - k) or not channels:
+        raise item.refused(
+            f"adds constants of shape {bias.shape} to the output of {node.name}; only a bias for the channels of a "
+            "convolution or linear layer without one is supported"
+        )
+    made.bias = Tensor(bias.reshape(-1).copy(), requires_grad=True, name=f"{node.name}.bias")
+    return node
+
+
+def flatten(item):
+    if item.get("axis", 1) not in (1, -len(item.node().shape)):
+        raise item.refused(f"axis = {item.get('axis')}; only 1, which keeps the batch, is supported")
+    return _flat(item)
+
+
+def reshape(item):
+    """To [batch, all the rest]; the batch may be open (-1, 0) or what the file was exported with."""
+    x, target = item.node(), item.constant(1, "sizes")
+    size = int(np.prod(x.shape))
+    wanted = [int(n) for n in target]
+    first = {-1, 0, item.reader.batch}
+    if len(wanted) == 2 and wanted[0] in first and wanted[1] in (-1, size):
+        return _flat(item)
+    now = [x.shape[-1], *x.shape[:-1]]
+    if len(wanted) == len(now) + 1 and wanted[0] in first and wanted[1:] == now:
+        return x
+    raise item.refused(f"to {wanted}; only to vectors, [batch, {size}], is supported")
+
+
+def squeeze(item):
+    x, axes = item.node(), item.get("axes")
+    axes = item.constant(1, "axes", needed=False) if axes is None else axes
+    if x.shape[:-1] != (1, 1) or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
+        raise item.refused(f"over axes {axes} of a value of shape {x.shape}; only a picture of one pixel to a vector")
+    return _flat(item)
+
+
+def identity(item):
+    return item.node()
+
+
+def dropout(item):
+    """Nothing, in inference."""
+    if np.any(item.constant(2, "mode", needed=False)):
+        raise item.refused("it was exported in training mode", "export after eval()")
+    return item.node()
+
+
+def slice_(item):
+    """Every so many pixels from the first on: where a shortcut of option A begins."""
+    x = item.node()
+    parts = [
+        item.constant(k, what, needed=False) for k, what in enumerate(("starts", "ends", "axes", "steps"), start=1)
+    ]
+    if parts[0] is None:  # before opset 10 they are attributes, and there are no steps
+        raise item.refused("cuts out a part; only steps over all pixels are supported")
+    rank, count = len(x.shape) + 1, len(parts[0])
+    parts[2:] = [np.arange(count) if parts[2] is None else parts[2], [1] * count if parts[3] is None else parts[3]]
+    stride, sizes = [1, 1], (1, x.shape[-1], *x.shape[:-1])
+    for start, end, axis, step in zip(*parts, strict=True):
+        axis = int(axis) % rank
+        whole = start == 0 and end >= (sizes[axis] if axis else 2**30)
+        if not whole or step < 1 or (step > 1 and (axis < 2 or rank != 4)):
+            raise item.refused(f"takes {start}:{end}:{step} of axis {axis}; only steps over all pixels are supported")
+        if step > 1:
+            stride[axis - 2] = int(step)
+    return x if stride == [1, 1] else _shortcut(item, x, x.shape[-1], stride, 0)
+
+
+def pad(item):
+    """Channels of zeros around those of the input: where a shortcut of option A ends."""
+    x, pads = item.node(), item.get("pads")
+    sizes = np.asarray(item.constant(1, "sizes") if pads is None else pads)
+    fill, axes = item.constant(2, "filling", needed=False), item.constant(3, "axes", needed=False)
+    rank = len(x.shape) + 1
+    around = np.zeros((rank, 2), int)
+    around[np.arange(rank) if axes is None else axes % rank] = sizes.reshape(2, -1).T
+    if item.get("mode", "constant") != "constant" or (fill is not None and np.any(fill != 0)):
+        raise item.refused("pads with something else than zeros")
+    if rank != 4 or around.min() < 0 or around[[0, 2, 3]].any():
+        raise item.refused(
+            f"pads by {around.tolist()} (batch, channels, height, width); only channels are supported",
+            "give the padding of pixels to the convolution or pooling after it, and export anew",
+        )
+    if not around.any():
+        return x
+    return _shortcut(item, x, x.shape[-1] + int(around[1].sum()), (1, 1), int(around[1, 0]))
+
+
+def _shortcut(item, x, channels, stride, before):
+    """An IdentityShortcut; together with one before it, which has changed pixels only, as one."""
+    made = x.operation
+    if isinstance(made, IdentityShortcut) and made.in_channels == made.out_channels and item.alone():
+        stride = tuple(a * b for a, b in zip(stride, made.windows.stride, strict=True))
+        x = x.inputs[0]
+    return item.graph.identity_shortcut(x, channels, stride=stride, before=before, name=item.name())
+
+
+def _windows(item, x, kernel):
+    """Kernel, stride and padding of a Conv or pooling; refused where they have no counterpart."""
+    if len(x.shape) != 3 or kernel is None or len(kernel) != 2:
+        raise item.refused(f"of a value of shape {x.shape} with a kernel {kernel}; only pictures are supported")
+    if any(d != 1 for d in item.get("dilations", [1, 1])):
+        raise item.refused(f"dilations = {item.get('dilations')}; only 1 is supported")
+    stride, pads = list(item.get("strides", [1, 1])), list(item.get("pads", [0, 0, 0, 0]))
+    mode = item.get("auto_pad", "NOTSET")
+    if mode.startswith("SAME"):
+        pads = [0, 0, 0, 0]
+        for axis in (0, 1):
+            windows = -(-x.shape[axis] // stride[axis])
+            total = max((windows - 1) * stride[axis] + kernel[axis] - x.shape[axis], 0)
+            less = total // 2
+            pads[axis], pads[axis + 2] = (less, total - less) if mode == "SAME_UPPER" else (total - less, less)
+    elif mode == "VALID":
+        pads = [0, 0, 0, 0]
+    padding = ((pads[0], pads[2]), (pads[1], pads[3]))
+    rest = [(n + sum(p) - k) % s for n, p, k, s in zip(x.shape, padding, kernel, stride, strict=False)]
+    if item.get("ceil_mode", 0) and any(rest):
+        raise item.refused("ceil_mode = 1 with windows that stand out of the picture", "use ceil_mode=False, or pad")
+    return tuple(int(k) for k in kernel), tuple(stride), padding
+
+
+def _flat(item):
+    x = item.node()
+    return x if len(x.shape) == 1 else item.graph.flatten(x, name=item.name())
+
+
+def _not_zero(bias):
+    """Whether there is a bias: some exporters write zeros where there is none."""
+    return bias is not None and bool(np.any(bias))
+
+
+def _fill(item, target, values, what):
+    data = target.data if isinstance(target, Tensor) else target
+    if values is None or values.shape != data.shape:
+        given = "no" if values is None else f"shape {values.shape} of"
+        raise item.refused(f"{given} {what}, expected {data.shape}", "the file is damaged or foreign")
+    data[...] = values
+
+
+NODES = {
+    "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Clip": clip, "Conv": conv,
+    "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool, "Identity": identity,
+    "MatMul": matmul, "MaxPool": max_pool, "Pad": pad, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape,
+    "Slice": slice_, "Squeeze": squeeze,
+}  # fmt: skip
