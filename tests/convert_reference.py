@@ -36,7 +36,11 @@ def taps(x, windows, fill=0.0):
     high, wide = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel, stride, strict=True))
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            yield i, j, x[:, i : i + (high - 1) * stride[0] + 1 : stride[0], j : j + (wide - 1) * stride[1] + 1 : stride[1]]
+            yield (
+                i,
+                j,
+                x[:, i : i + (high - 1) * stride[0] + 1 : stride[0], j : j + (wide - 1) * stride[1] + 1 : stride[1]],
+            )
 
 
 def convolution(x, weight, windows, groups):

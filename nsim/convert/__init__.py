@@ -1,7 +1,7 @@
 """Conversion of trained conventional networks (`nsim.ann`) into spiking ones, without retraining.
 
-    snn = convert.to_spiking(net, calibration=images, neuron=convert.Bistable(phases=4), percentile=99.9)
-    logits = snn(images, steps=80)
+snn = convert.to_spiking(net, calibration=images, neuron=convert.Bistable(phases=4), percentile=99.9)
+logits = snn(images, steps=80)
 """
 
 from nsim.convert.make import to_spiking

@@ -62,10 +62,12 @@ class Histogram:
 
 
 def batches(calibration) -> Iterable[np.ndarray]:
-    """Calibration images as batches: those of an iterable (or the images of its (images, labels) pairs), or of an array."""
+    """Calibration images as batches: of an array, or those of an iterable, or the first of each of its pairs."""
     if isinstance(calibration, np.ndarray):
         if calibration.ndim < 2 or len(calibration) == 0:
-            raise ShapeError(f"calibration of shape {calibration.shape}: expected images [batch, channels, height, width]")
+            raise ShapeError(
+                f"calibration of shape {calibration.shape}: expected images [batch, channels, height, width]"
+            )
         return (calibration[k : k + BATCH] for k in range(0, len(calibration), BATCH))
     if not isinstance(calibration, Iterable):
         raise ParameterError(f"calibration is a {type(calibration).__name__}; expected an array or batches of images")
@@ -105,8 +107,8 @@ def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) ->
     for name, value in values.items():
         if not value.max() > 0:
             raise ParameterError(
-                f"{name}: the {percentile} percentile of its activations is 0 on {seen} calibration images; give more or "
-                "other images, or a higher percentile"
+                f"{name}: the {percentile} percentile of its activations is 0 on {seen} calibration images; give "
+                "more or other images, or a higher percentile"
             )
         value[value == 0] = value.max()
     return values, shape

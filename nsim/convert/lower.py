@@ -1,4 +1,4 @@
-"""From a graph of `nsim.ann` to populations: what spikes, what each reads, how deep it lies, where relays stand between.
+"""From a graph of `nsim.ann` to populations: what spikes, what each reads, how deep it lies, where relays stand.
 
 Depth counts spiking layers from the images. What fires at depth d is read one cycle later, at depth d + 1. Where an
 addition joins paths of different depth, the shorter one passes through relays (synchronous neurons), one for each
@@ -126,7 +126,10 @@ class _Lowering:
 
     def _add(self, name, kind, shape, depth, scale, edges, **more):
         scaled = [
-            (source, link.scaled(np.broadcast_to(source.scale, source.shape[-1]), np.broadcast_to(1 / scale, shape[-1])))
+            (
+                source,
+                link.scaled(np.broadcast_to(source.scale, source.shape[-1]), np.broadcast_to(1 / scale, shape[-1])),
+            )
             for source, link in edges
         ]
         population = Population(name, kind, shape, depth, scale, scaled, **more)
@@ -142,7 +145,9 @@ class _Lowering:
         depth = self.ready[before.name]
         self.ready[node.name] = depth + 1
         scale = self.thresholds[node.name]
-        made = self._add(node.name, "neuron", self.shapes[before.name], depth, scale, self.edges(before, depth), drive=before)
+        made = self._add(
+            node.name, "neuron", self.shapes[before.name], depth, scale, self.edges(before, depth), drive=before
+        )
         self.spiking[node.name] = self._gate(source, made) if waiting else made
 
     def _pool(self, node):
@@ -158,7 +163,9 @@ class _Lowering:
 
     def _gate(self, node, source):
         edges = [(source, maps.identity(source.size))]
-        made = Population(node.name, "pool", self.shapes[node.name], source.depth, source.scale, edges, windows=self.window(node))
+        made = Population(
+            node.name, "pool", self.shapes[node.name], source.depth, source.scale, edges, windows=self.window(node)
+        )
         self.populations.append(made)
         return made
 
@@ -193,7 +200,9 @@ class _Lowering:
         key = node.name, "sum", depth
         if key not in self._made:
             edges = self.edges(node, depth)
-            self._made[key] = self._add(node.name, "sum", self.shapes[node.name], depth, np.ones(1), edges) if edges else None
+            self._made[key] = (
+                self._add(node.name, "sum", self.shapes[node.name], depth, np.ones(1), edges) if edges else None
+            )
         return self._made[key]
 
 
@@ -224,7 +233,12 @@ def _linear(lowering, node, depth):
     source = lowering.carrier(before, depth)
     if source is None:
         return []
-    return [(source, maps.Matrix(node.operation.weight.data.T[maps.turned(lowering.shapes[before.name])].astype(np.float64)))]
+    return [
+        (
+            source,
+            maps.Matrix(node.operation.weight.data.T[maps.turned(lowering.shapes[before.name])].astype(np.float64)),
+        )
+    ]
 
 
 def _norm(lowering, node, depth):

@@ -47,7 +47,9 @@ def to_spiking(
     """
     neuron = Bistable() if neuron is None else neuron
     if not isinstance(neuron, Code):
-        raise ParameterError(f"to_spiking: neuron = {neuron!r}; expected convert.Bistable(), convert.IF() or convert.Phase()")
+        raise ParameterError(
+            f"to_spiking: neuron = {neuron!r}; expected convert.Bistable(), convert.IF() or convert.Phase()"
+        )
     if not isinstance(net, Graph):
         raise ParameterError(f"to_spiking: net is a {type(net).__name__}; expected an nsim.ann.Graph")
     if net.dtype != np.float32:

@@ -1,4 +1,4 @@
-"""Linear maps between populations: convolutions, matrices, and sparse matrices for everything that only moves or averages.
+"""Linear maps between populations: convolutions, matrices, and sparse matrices for all that only moves or averages.
 
 Batch norm, thresholds and shortcuts are folded into these as factors of their channels, in float64.
 """
@@ -73,7 +73,9 @@ class Convolution:
         tap = down[..., 2] * rows.shape[1] + across[..., 2] * (channels_out // self.groups)
         spots = np.stack(np.broadcast_arrays(first, tap, down[..., 1], across[..., 1]), axis=-1)
         spots = arrays.copied(spots.reshape(-1, 4), np.int32)
-        return Taps(rows, spots, channels_in, _inverse(channels_in), height, channels_out, width_out, self.groups), *NO_ROWS
+        return Taps(
+            rows, spots, channels_in, _inverse(channels_in), height, channels_out, width_out, self.groups
+        ), *NO_ROWS
 
     @cached_property
     def fan_out(self) -> np.ndarray:
@@ -165,7 +167,7 @@ def mean(windows: Window, share, channels) -> Sparse:
 
 
 def one_tap(convolution: Convolution) -> Sparse:
-    """A convolution with a kernel of 1 that has few weights other than zero, such as the shortcut without parameters."""
+    """A convolution with a kernel of 1 and few weights other than zero, such as the shortcut without parameters."""
     win, weight = convolution.window, convolution.weight[0, 0]
     c_in, c_out = np.nonzero(weight)
     down, across = np.arange(win.places[0]) * win.stride[0], np.arange(win.places[1]) * win.stride[1]

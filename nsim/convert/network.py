@@ -132,7 +132,9 @@ class SpikingNetwork:
             if margin is None:
                 return False
             top = np.partition(readout[first:], -2, axis=1)[:, -2:]
-            clear = np.flatnonzero(schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin))
+            clear = np.flatnonzero(
+                schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
+            )
             if len(clear):
                 found.classes[sample], found.steps[sample] = readout[first + clear[0]].argmax(), first + clear[0] + 1
             return len(clear) > 0
@@ -143,7 +145,7 @@ class SpikingNetwork:
     def stream(self, images) -> np.ndarray:
         """Images one after the other, a new one every K steps: readout [B, classes] after (n + B) K steps in all.
 
-        For `Bistable(pipelined=True)`, whose two membranes let each layer take in an image while it sends the one before.
+        For `Bistable(pipelined=True)`: with two membranes a layer takes in an image while it sends the one before.
 
         Raises
         ------
@@ -159,7 +161,9 @@ class SpikingNetwork:
 
         def work(first, last):
             for part in parts[first:last]:
-                schedule = Schedule(self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle)
+                schedule = Schedule(
+                    self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle
+                )
                 space, drives = Workspace(self.engine, schedule), self._drives(images[part])
                 space.begin()
                 for begin, stop in schedule.chunks():
@@ -193,7 +197,9 @@ class SpikingNetwork:
                 number = events.indptr[last - first]
                 indices = events.indices[:number]
                 graded = len(events.values) > 0
-                sizes = events.values[:number] if graded else np.repeat(size, np.diff(events.indptr[: last - first + 1]))
+                sizes = (
+                    events.values[:number] if graded else np.repeat(size, np.diff(events.indptr[: last - first + 1]))
+                )
                 values[p][sample] += np.bincount(indices, sizes, p.size)
                 spikes[p][sample] += number
                 synapses[p][sample] += np.sum(np.broadcast_to(fan_out[p], p.size)[indices])

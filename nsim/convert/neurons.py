@@ -65,7 +65,7 @@ def _phases(kind, phases):
 class Bistable(Code):
     """Bistable neurons: they take in for one cycle of K steps without a spike, and fire in the next without input.
 
-    A spike of step t stands for lambda Pi, Pi = 2^-(1 + t mod K). In a cycle c with c + l even (l is the depth) a neuron
+    A spike of step t stands for lambda Pi, Pi = 2^-(1 + t mod K). In a cycle c with c + l even, l the depth, a neuron
     sums V = lambda 2^-(K+1) + b + sum_j W s_j lambda_j Pi, in the next it fires where V >= lambda Pi and loses as much.
     So a cycle sends the quantised ReLU
 

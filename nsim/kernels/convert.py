@@ -40,7 +40,7 @@ class Taps(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """Events and the weights that they meet: taps, or, where starts is not empty, compressed rows of a sparse matrix."""
+    """Events and the weights that they meet: taps, or, where starts is not empty, compressed sparse rows."""
 
     events: Events
     taps: Taps
@@ -157,6 +157,8 @@ def deliver(x, row, edges, t, size):
 
 @inlined
 def add_drive(x, row, drive, picture, share):
+    """x[row] += share * one picture of the drive; a drive that does not depend on the images has a single one."""
+    picture = min(picture, drive.shape[0] - 1)
     for n in range(x.shape[1]):
         x[row, n] += share * drive[picture, n]
 
@@ -300,4 +302,3 @@ def pool_maximum(level, best, source, pooling, steps, first, last, events):
                         filled += 1
                         best[n] = now
         events.indptr[t - first + 1] = filled
-

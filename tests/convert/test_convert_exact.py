@@ -56,7 +56,9 @@ class Grower:
         self.ends, self.spiking = [self.net.input(shape)], []
         self.relu(self.conv(self.ends[0]))
         for _ in range(draw(st.integers(1, 6))):
-            getattr(self, draw(st.sampled_from(["block", "block", "join", "join", "loose", "maximum", "mean", "norm"])))()
+            getattr(
+                self, draw(st.sampled_from(["block", "block", "join", "join", "loose", "maximum", "mean", "norm"]))
+            )()
         self.head()
 
     def head(self):
@@ -73,8 +75,8 @@ class Grower:
         groups = self.draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
         padding = self.draw(st.sampled_from([0, (0, 1), ((1, 0), (0, 1)), 1]))
         stride = self.draw(st.sampled_from([1, 1, (2, 1), 2])) if min(height, width) > 3 else 1
-        x = self.net.conv2d(x, groups * self.draw(st.integers(1, 2)), kernel, stride=stride, padding=padding, groups=groups,
-                            bias=self.draw(st.booleans()))  # fmt: skip
+        options = {"stride": stride, "padding": padding, "groups": groups, "bias": self.draw(st.booleans())}
+        x = self.net.conv2d(x, groups * self.draw(st.integers(1, 2)), kernel, **options)
         return self.net.batch_norm(x) if self.draw(st.booleans()) else x
 
     def relu(self, x):
@@ -153,3 +155,83 @@ def test_random_graphs_equal_the_oracle_bit_for_bit(net, phases, seed, per_chann
     shape = net.nodes[0].shape
     images = quarters(rng, (2, shape[2], *shape[:2]), 8)
     check_exactly(net, images, phases, rng, per_channel, pipelined)
+
+
+def small_residual(shortcut=1, stride=1):
+    """A main path of three layers beside a shortcut; shortcut > 1: through a convolution."""
+    net = ann.Graph(seed=0)
+    x = net.relu(net.conv2d(net.input((2, 6, 5)), 4, 3, padding=1), name="first")
+    y = x
+    for k in range(3):
+        y = net.conv2d(y, 4, 3, padding=1, stride=stride if k == 0 else 1)
+        y = net.relu(y) if k < 2 else y
+    x = net.conv2d(x, 4, 1, stride=stride) if shortcut > 1 else x
+    net.relu(net.add(y, x), name="joined")
+    net.linear(net.flatten(net.output), 3)
+    return net
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("shortcut", "stride"), [(1, 1), (2, 2)])
+def test_a_residual_block_has_a_relay_for_each_level(shortcut, stride, pipelined):
+    net, rng = small_residual(shortcut, stride), np.random.default_rng(3)
+    make_dyadic(net, rng)
+    snn = check_exactly(net, quarters(rng, (3, 2, 6, 5), 8), 4, rng, False, pipelined, extra=2)
+    relays = [p for p in snn.populations if p.kind == "relay"]
+    assert [(p.name, p.depth) for p in relays] == [("first+1", 1), ("first+2", 2)]
+    assert snn.first_answer == (4 + 1) * 4
+
+
+@pytest.mark.parametrize("phases", [1, 4, 8])
+def test_ties_round_up(phases):
+    """One weight of 1: the input is the activation, on every edge of the quantiser and beside it."""
+    net = ann.Graph()
+    net.linear(net.relu(net.linear(net.input((1,)), 1, bias=False)), 1, bias=False)
+    for tensor in net.parameters():
+        tensor.data[...] = 1
+    scales = {"relu1": np.ones(1)}
+    edges = (np.arange(-1, 2**phases + 2) + 0.5) / 2**phases
+    images = np.concatenate([edges, edges - 2.0**-12, edges + 2.0**-12]).astype(np.float32)[:, None]
+    snn = assemble(net, convert.Bistable(phases), scales, net.shapes((1,)))
+    expected, _ = oracle.quantised(images.astype(float), 1.0, phases)
+    np.testing.assert_array_equal(snn(images, snn.first_answer)[:, -1], expected)
+
+
+def vgg(rng):
+    return ann.vgg16(batch_norm=True, seed=1), rng.normal(size=(1, 3, 32, 32)).astype(np.float32)
+
+
+def resnet(rng):
+    return ann.resnet34(10, seed=1), rng.normal(size=(1, 3, 40, 33)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [vgg, resnet])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_every_layer_of_deep_networks_agrees_but_for_rounding(make, per_channel):
+    """VGG-16 and ResNet-34 with random weights: each layer, given what the layers before it sent."""
+    rng, phases = np.random.default_rng(0), 3
+    net, images = make(rng)
+    for node in net:
+        if isinstance(node.operation, ann.BatchNorm):
+            node.operation.running_mean[...] = rng.normal(size=node.shape[-1]) / 8
+            node.operation.running_var[...] = rng.uniform(0.5, 2, node.shape[-1])
+    snn = convert.to_spiking(net, images, convert.Bistable(phases), per_channel=per_channel)
+    found = snn.activity(images, snn.first_answer)
+    relus = [node for node in net if isinstance(node.operation, ann.ReLU)]
+    sent = {node.name: found.values[node.name] for node in relus}
+    expected = oracle.forward(net, images, snn.thresholds, phases, forced=sent)
+    total = wrong = 0
+    for node in relus:
+        z, threshold = expected[node.inputs[0].name], snn.thresholds[node.name]
+        _, levels = oracle.quantised(z.value, threshold, phases)
+        here = np.rint(sent[node.name] * 2.0**phases / threshold)
+        position = z.value * 2.0**phases / threshold + 0.5
+        distance = np.abs(position - np.rint(position)) * threshold / 2.0**phases
+        error = (z.terms + 8) * ROUNDING * (z.size + threshold)
+        np.testing.assert_array_equal(here[distance > error], levels[distance > error], err_msg=node.name)
+        assert np.abs(here - levels).max() <= 1
+        total, wrong = total + here.size, wrong + np.count_nonzero(here != levels)
+        assert levels.max() > 0
+    assert wrong <= 1e-4 * total
+    end = expected[net.output.name]
+    assert (np.abs(found.logits[:, -1] - end.value) <= (end.terms + 8) * ROUNDING * end.size).all()
