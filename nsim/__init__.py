@@ -1,6 +1,6 @@
 """nsim: spiking neural networks at the cost of their spikes."""
 
-from nsim import ann, losses, neurons, nn, ops, optim, plot, surrogates
+from nsim import ann, convert, losses, neurons, nn, ops, optim, plot, surrogates
 from nsim.errors import (
     DataError,
     DeviceError,

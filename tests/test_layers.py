@@ -18,6 +18,7 @@ ORDER = [
     ["nsim.tape", "nsim.ops", "nsim.sweeps", "nsim.spatial"],
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.ann"],
+    ["nsim.convert"],
     ["nsim.io", "nsim.evaluation", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]

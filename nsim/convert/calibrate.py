@@ -1,0 +1,114 @@
+"""Calibration: the largest activations of each ReLU on example images, or a high percentile of them, in one pass.
+
+Activations go into histograms over the leading bits of their float32 pattern, which rises with the number: each power
+of two is cut into equal bins, so that the accuracy is relative and no range has to be known before. The memory does not
+grow with the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from nsim import ann
+from nsim.ann import parallel
+from nsim.ann.graph import Graph
+from nsim.errors import ParameterError, ShapeError
+
+LOWEST, HIGHEST = -32, 32  # powers of two that have bins of their own
+BATCH = 64  # images that go through at once where they come as one array
+PARTS = 1 << 12  # of a power of two, layer-wise
+CHANNEL_PARTS = 1 << 7  # the same channel-wise
+
+
+class Histogram:
+    """Counts of activations of C channels (or of a layer, C = 1) by their leading bits.
+
+    Bins are 1 / parts of a power of two wide and interpolated: a percentile is off by at most a factor of 1 + 1 / parts
+    from the one of NumPy's sorted values, wherever these lie within the same bin. Below 2^-32 all counts as zero.
+    """
+
+    def __init__(self, channels: int, parts: int):
+        self.parts, self.shift = parts, 23 - (parts.bit_length() - 1)
+        self.low = np.float32(2.0**LOWEST).view(np.int32) >> self.shift
+        self.bins = ((HIGHEST - LOWEST) * parts) + 2  # zero first, what is too large last
+        self.counts = np.zeros((channels, self.bins), np.int64)
+        self.largest = np.zeros(channels, np.float32)
+
+    def add(self, values: np.ndarray):
+        """Activations float32 [any, C], none negative."""
+        channels = len(self.counts)
+        values = np.ascontiguousarray(values.reshape(-1, channels))
+        np.maximum(self.largest, values.max(axis=0), out=self.largest)
+        place = np.clip((values.view(np.int32) >> self.shift) - (self.low - 1), 0, self.bins - 1)
+        place += np.arange(channels, dtype=place.dtype) * self.bins
+        self.counts += np.bincount(place.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+
+    def percentile(self, percent: float) -> np.ndarray:
+        """float64 [C]; 100 gives the maximum, which is exact."""
+        if percent == 100:
+            return self.largest.astype(np.float64)
+        total = self.counts.cumsum(axis=1)
+        rank = percent / 100 * (total[:, -1:] - 1)
+        at = (total <= rank).sum(axis=1)
+        rows = np.arange(len(total))
+        before = np.where(at > 0, total[rows, at - 1], 0)
+        within = (rank[:, 0] - before + 0.5) / np.maximum(self.counts[rows, at], 1)
+        edges = ((at[:, None] - 1 + np.array([0, 1]) + self.low).astype(np.int64) << self.shift).astype(np.int32)
+        lower, upper = edges.view(np.float32).astype(np.float64).T
+        value = lower + np.clip(within, 0, 1) * (upper - lower)
+        return np.where(at == 0, 0.0, np.minimum(value, self.largest))
+
+
+def batches(calibration) -> Iterable[np.ndarray]:
+    """Calibration images as batches: of an array, or those of an iterable, or the first of each of its pairs."""
+    if isinstance(calibration, np.ndarray):
+        if calibration.ndim < 2 or len(calibration) == 0:
+            raise ShapeError(
+                f"calibration of shape {calibration.shape}: expected images [batch, channels, height, width]"
+            )
+        return (calibration[k : k + BATCH] for k in range(0, len(calibration), BATCH))
+    if not isinstance(calibration, Iterable):
+        raise ParameterError(f"calibration is a {type(calibration).__name__}; expected an array or batches of images")
+    return (np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in calibration)
+
+
+def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) -> tuple[dict, tuple]:
+    """Threshold of each ReLU, {name: float64 [1] or [C]}, and the shape of an image; see `to_spiking`.
+
+    A channel that never was active takes its layer's threshold.
+
+    Raises
+    ------
+    ParameterError
+        If percentile is not above 0 and at most 100, there are no images, or a whole layer was never active.
+    """
+    if isinstance(percentile, str) or not 0 < percentile <= 100:
+        raise ParameterError(f"percentile = {percentile!r}; expected a number above 0, at most 100 (the maximum)")
+    nodes = [node for node in net if isinstance(node.operation, ann.ReLU)]
+    parts = CHANNEL_PARTS if per_channel else PARTS
+    found = {node.name: Histogram(node.shape[-1] if per_channel else 1, parts) for node in nodes}
+    seen, shape = 0, None
+    for images in batches(calibration):
+        if shape not in (None, images.shape[1:]):
+            raise ShapeError(f"calibration images of shapes {shape} and {images.shape[1:]}: all must be of one size")
+        shape = images.shape[1:]
+        _, kept = net.forward(images, keep=found)
+
+        def work(k, kept=kept):
+            found[nodes[k].name].add(kept[nodes[k].name])
+
+        parallel.each(work, len(nodes))
+        seen += len(images)
+    if seen == 0:
+        raise ParameterError("calibration holds no images; give some that the network was trained on")
+    values = {name: histogram.percentile(percentile) for name, histogram in found.items()}
+    for name, value in values.items():
+        if not value.max() > 0:
+            raise ParameterError(
+                f"{name}: the {percentile} percentile of its activations is 0 on {seen} calibration images; give "
+                "more or other images, or a higher percentile"
+            )
+        value[value == 0] = value.max()
+    return values, shape

@@ -1,0 +1,63 @@
+"""to_spiking: calibration, folding and the choice of a code put together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsim.ann.graph import Graph
+from nsim.convert.calibrate import thresholds
+from nsim.convert.lower import lower
+from nsim.convert.network import SpikingNetwork
+from nsim.convert.neurons import Bistable, Code
+from nsim.errors import ParameterError
+
+
+def to_spiking(
+    net: Graph, calibration, neuron: Code | None = None, *, percentile: float = 99.9, per_channel: bool = False
+) -> SpikingNetwork:  # fmt: skip
+    """A spiking network with nearly the outputs of a trained conventional one.
+
+    Every ReLU becomes a layer of spiking neurons; batch norm and thresholds are folded into the weights between them;
+    average pooling and additions become part of what the neurons sum; a maximum pooling passes the spikes of the
+    largest value. The images enter as a constant drive of the first layer, and the output is a sum without spikes.
+
+    Parameters
+    ----------
+    net : nsim.ann.Graph, trained
+    calibration : float32 [B, C, H, W], or batches of such (of images, or of pairs (images, labels))
+        Images that the network was trained on, which set the thresholds. Batches are read once, one at a time.
+    neuron : convert.Bistable, default phases=4; convert.IF or convert.Phase
+    percentile : float
+        Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to
+        0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact.
+    per_channel : bool
+        One threshold for each channel in place of each layer.
+
+    Returns
+    -------
+    SpikingNetwork
+
+    Raises
+    ------
+    ParameterError, ShapeError
+        If an operation cannot be converted (it is named), or the images do not fit.
+
+    Source: Li, Zhao & Zeng 2021 (see `Bistable`); percentile: Rueckauer et al. 2017, "Conversion of continuous-valued
+    deep networks to efficient event-driven networks for image classification", section 2.2.
+    """
+    neuron = Bistable() if neuron is None else neuron
+    if not isinstance(neuron, Code):
+        raise ParameterError(
+            f"to_spiking: neuron = {neuron!r}; expected convert.Bistable(), convert.IF() or convert.Phase()"
+        )
+    if not isinstance(net, Graph):
+        raise ParameterError(f"to_spiking: net is a {type(net).__name__}; expected an nsim.ann.Graph")
+    if net.dtype != np.float32:
+        raise ParameterError(f"to_spiking: this network computes in {net.dtype}; spiking ones in float32")
+    scales, shape = thresholds(net, calibration, percentile, per_channel)
+    return assemble(net, neuron, scales, net.shapes(shape))
+
+
+def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict) -> SpikingNetwork:
+    """The same from known thresholds {name of a ReLU: float64 [1] or [C]} and shapes {name of a node: shape}."""
+    return SpikingNetwork(lower(net, shapes, scales, neuron.staged), neuron, scales, shapes)

@@ -1,0 +1,285 @@
+"""SpikingNetwork: what `to_spiking` gives; runs images, step by step or one after the other."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+
+from nsim.convert.lower import Population, reads_images, without_spikes
+from nsim.convert.neurons import Code
+from nsim.convert.simulate import Engine, Schedule, Workspace
+from nsim.errors import ParameterError, ShapeError
+from nsim.kernels import threads
+from nsim.kernels.jit import padded
+
+BLOCK_BYTES = 1 << 24  # of the analog drive of the images that are made ready together
+
+
+class Prediction(NamedTuple):
+    """classes int64 [B], and the number of steps after which each was decided, int64 [B]."""
+
+    classes: np.ndarray
+    steps: np.ndarray
+
+
+class Activity(NamedTuple):
+    """What populations sent for a batch of images, by name.
+
+    values : {name: float32 [B, *shape]}, the activations that the spikes stand for, in the network's units
+    spikes : {name: int64 [B]}, number of spikes of each image; those of relays and pools too
+    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane
+    logits : float32 [B, steps, classes]
+    """
+
+    values: dict
+    spikes: dict
+    synapses: dict
+    logits: np.ndarray
+
+
+class SpikingNetwork:
+    """A converted network; see `to_spiking`.
+
+    shape : of an image, (C, H, W) or (N,)
+    code : the neuron's code; thresholds : {name of a ReLU: float64 [C] or [1]}
+    populations : in the order in which they are computed; see `nsim.convert.lower.Population`
+    first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
+    """
+
+    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict):
+        self.populations, self.code, self.thresholds, self._shapes = populations, code, thresholds, shapes
+        self.shape = _outside(next(iter(shapes.values())))
+        self.engine = Engine(populations, code)
+        self.first_answer = code.first_answer(populations[-1].depth)
+        self._spiking = {p.name for p in populations if p.kind in ("neuron", "pool")}
+        driven = [p for p in populations if p.drive is not None]
+        # Copies, so that training the network further does not change what was converted.
+        self._seen = {p: deepcopy(p.drive) for p in driven if reads_images(p.drive, self._spiking)}
+        self._constant = {p: self._drive(p, p.drive) for p in driven if p not in self._seen} | {
+            p: np.zeros((1, padded(p.size)), np.float32) for p in populations if p.kind == "relay"
+        }
+
+    def _drive(self, p, node, images=None):
+        """Analog drive in units of the thresholds, [1 or B, N padded]."""
+        value = without_spikes(node, self._spiking, self._shapes, images) / p.scale
+        full = np.zeros((len(value), padded(p.size)), np.float32)
+        full[:, : p.size] = value.reshape(len(value), -1)
+        return full
+
+    # Running
+
+    def __call__(self, images, steps: int) -> np.ndarray:
+        """The readout as it stands after each step.
+
+        Parameters
+        ----------
+        images : float32 [B, C, H, W], normalised as the network expects; constant over time
+        steps : int
+
+        Returns
+        -------
+        float32 [B, steps, classes] (or [B, steps, H, W, C]): the mean over the stages complete, zero before the first
+
+        Raises
+        ------
+        ShapeError, ParameterError
+            If the images do not fit the network, or steps is not a whole number of at least 1.
+        """
+        images, schedule = self._checked(images), Schedule(self.code, self.populations, _whole(steps))
+        out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
+
+        def visit(sample, came, space, first, last):
+            out[sample, first:last] = came
+
+        self._run(images, schedule, visit)
+        for sample in range(len(out)):
+            out[sample] = _read(out[sample], schedule.ends)
+        return out.reshape(len(images), steps, *self.populations[-1].shape)
+
+    def predict(self, images, steps: int, *, margin: float | None = None, every: int = 4) -> Prediction:
+        """Classes, with an early end for images whose decision is clear.
+
+        Parameters
+        ----------
+        images, steps : see `__call__`
+        margin : float, optional
+            An image is decided at the first step after which the largest readout leads the second by at least this
+            much, and is simulated no further; else at the last step. Choose it on calibration data.
+        every : int
+            Steps between two looks at whether an image can end; whole cycles.
+
+        Raises
+        ------
+        ParameterError
+            If the readout is no vector of at least 2 classes, or margin or every is not positive.
+        """
+        images, last_step = self._checked(images), _whole(steps)
+        classes = self.populations[-1].size
+        if len(self.populations[-1].shape) != 1 or classes < 2:
+            raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
+        if margin is not None and not margin > 0:
+            raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
+        schedule = Schedule(self.code, self.populations, last_step, every=None if margin is None else _whole(every))
+        came = np.zeros((len(images), steps, classes), np.float32)
+        found = Prediction(np.zeros(len(images), np.int64), np.full(len(images), steps, np.int64))
+
+        def visit(sample, part, space, first, last):
+            came[sample, first:last] = part
+            readout = _read(came[sample, :last], schedule.ends[:last])
+            found.classes[sample] = readout[-1].argmax()
+            if margin is None:
+                return False
+            top = np.partition(readout[first:], -2, axis=1)[:, -2:]
+            clear = np.flatnonzero(
+                schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
+            )
+            if len(clear):
+                found.classes[sample], found.steps[sample] = readout[first + clear[0]].argmax(), first + clear[0] + 1
+            return len(clear) > 0
+
+        self._run(images, schedule, visit)
+        return found
+
+    def stream(self, images) -> np.ndarray:
+        """Images one after the other, a new one every K steps: readout [B, classes] after (n + B) K steps in all.
+
+        For `Bistable(pipelined=True)`: with two membranes a layer takes in an image while it sends the one before.
+
+        Raises
+        ------
+        ParameterError
+            If the neurons have one membrane.
+        """
+        if not getattr(self.code, "pipelined", False):
+            raise ParameterError(f"stream: {self.code} cannot; convert with convert.Bistable(phases=K, pipelined=True)")
+        images, end = self._checked(images), self.populations[-1]
+        cycle, depth = self.code.cycle, end.depth
+        parts = np.array_split(np.arange(len(images)), min(len(images), threads.get_num_threads()))
+        out = np.zeros((len(images), end.size), np.float32)
+
+        def work(first, last):
+            for part in parts[first:last]:
+                schedule = Schedule(
+                    self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle
+                )
+                space, drives = Workspace(self.engine, schedule), self._drives(images[part])
+                space.begin()
+                for begin, stop in schedule.chunks():
+                    came = space.advance(drives, begin, stop)
+                    if begin >= depth * cycle:
+                        out[part[begin // cycle - depth]] = came.sum(axis=0)
+
+        threads.over(work, len(parts))
+        return out.reshape(len(images), *end.shape)
+
+    def activity(self, images, steps: int) -> Activity:
+        """What each population sends in a run: decoded values, spikes, synaptic operations. See `Activity`.
+
+        The value of a layer is the mean over its complete stages.
+        """
+        images, schedule = self._checked(images), Schedule(self.code, self.populations, _whole(steps))
+        sending = [p for p in self.populations if p.kind in ("neuron", "relay", "pool")]
+        values = {p: np.zeros((len(images), p.size)) for p in sending}
+        spikes = {p: np.zeros(len(images), np.int64) for p in sending}
+        synapses = {p: np.zeros(len(images), np.int64) for p in sending}
+        fan_out = {
+            p: sum(link.fan_out for q in self.populations if q.kind != "pool" for s, link in q.edges if s is p)
+            for p in sending
+        }
+        out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
+
+        def visit(sample, came, space, first, last):
+            out[sample, first:last] = came
+            for p in sending:
+                events, size = space.events[p], schedule.steps[p.depth].size[first:last]
+                number = events.indptr[last - first]
+                indices = events.indices[:number]
+                graded = len(events.values) > 0
+                sizes = (
+                    events.values[:number] if graded else np.repeat(size, np.diff(events.indptr[: last - first + 1]))
+                )
+                values[p][sample] += np.bincount(indices, sizes, p.size)
+                spikes[p][sample] += number
+                synapses[p][sample] += np.sum(np.broadcast_to(fan_out[p], p.size)[indices])
+
+        self._run(images, schedule, visit)
+        for sample in range(len(out)):
+            out[sample] = _read(out[sample], schedule.ends)
+        decoded = {}
+        for p in sending:
+            stages = max(1, self.code.sent(steps, p.depth))
+            value = values[p].reshape(len(images), *p.shape) * (p.scale / stages)
+            decoded[p.name] = value.astype(np.float32)
+        named = [{p.name: table[p] for p in sending} for table in (spikes, synapses)]
+        return Activity(decoded, *named, out.reshape(len(images), steps, *self.populations[-1].shape))
+
+    def _drives(self, images):
+        turned = images if images.ndim == 2 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return self._constant | {p: self._drive(p, node, turned) for p, node in self._seen.items()}
+
+    def _run(self, images, schedule, visit):
+        """Each image through all chunks, over threads; `visit` sees what came into the readout and may end an image."""
+        size = max([p.size for p in self._seen], default=1) * 4
+        block, free = max(threads.get_num_threads(), BLOCK_BYTES // size), []
+        for start in range(0, len(images), block):
+            part = images[start : start + block]
+            drives = self._drives(part)
+
+            def work(first, last, start=start, drives=drives):
+                space = free.pop() if free else Workspace(self.engine, schedule)
+                for k in range(first, last):
+                    own = drives | {p: drives[p][k : k + 1] for p in self._seen}
+                    space.begin()
+                    for begin, stop in schedule.chunks():
+                        if visit(start + k, space.advance(own, begin, stop), space, begin, stop):
+                            break
+                free.append(space)
+
+            threads.over(work, len(part))
+
+    def _checked(self, images):
+        images = np.asarray(images)
+        if images.dtype != np.float32:
+            raise ParameterError(
+                f"images have dtype {images.dtype}, expected float32, normalised as the network expects; pass "
+                "images.astype(np.float32)"
+            )
+        if images.ndim < 2 or len(images) == 0 or images.shape[1:] != self.shape:
+            raise ShapeError(
+                f"images of shape {images.shape}: this network was converted for [batch, "
+                f"{', '.join(map(str, self.shape))}] and at least one image; its neurons lie in pictures of fixed size"
+            )
+        if not np.isfinite(images).all():
+            raise ParameterError("the images hold NaN or infinity")
+        return images
+
+    def __repr__(self):
+        kinds = [p.kind for p in self.populations]
+        return (
+            f"SpikingNetwork({self.code}, {kinds.count('neuron')} layers of "
+            f"{sum(p.size for p in self.populations if p.kind == 'neuron'):,} neurons, {kinds.count('relay')} relays, "
+            f"first answer after {self.first_answer} steps)"
+        )
+
+
+def _outside(shape):
+    """Of a picture inside of a graph: as a user gives it, channels first."""
+    return tuple(shape) if len(shape) == 1 else (shape[2], *shape[:2])
+
+
+def _whole(steps):
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ParameterError(f"steps = {steps!r}; expected a whole number of at least 1")
+    return int(steps)
+
+
+def _read(came, ends):
+    """From what came in during each step the readout as it stands: the mean over the stages that are complete."""
+    total = came.cumsum(axis=0, dtype=np.float64)
+    done = ends.cumsum()
+    last = np.maximum.accumulate(np.where(ends, np.arange(len(ends)), -1))
+    value = total[last] / np.maximum(done, 1)[:, None]
+    value[last < 0] = 0
+    return value
