@@ -1,6 +1,6 @@
 """nsim: spiking neural networks at the cost of their spikes."""
 
-from nsim import losses, neurons, nn, ops, optim, plot, surrogates
+from nsim import cuda, losses, neurons, nn, ops, optim, plot, surrogates
 from nsim.errors import (
     DataError,
     DeviceError,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import nullcontext
 from functools import cache, lru_cache
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from nsim import cuda
 from nsim.errors import DeviceError
 from nsim.kernels import batch, readout, sweep
 
@@ -19,10 +19,8 @@ def check_device(device: str) -> str:
     """The name of a device that this installation has, or a DeviceError that says what is missing."""
     if device not in PACKAGES:
         raise DeviceError(f"device {device!r}: expected one of {', '.join(PACKAGES)}")
-    if importlib.util.find_spec(PACKAGES[device]) is None:
-        raise DeviceError(
-            f"device {device!r} needs the package {PACKAGES[device]}, which this installation does not have"
-        )
+    if device == "cuda":
+        cuda.check()
     return device
 
 
