@@ -1,7 +1,7 @@
 """The one module that imports Numba's CUDA, so that a successor with the same surface can take its place here alone.
 
-`numba.cuda` is the package numba-cuda where that is installed, or the simulator where NUMBA_ENABLE_CUDASIM=1 was set before
-the start. A kernel's module imports `cuda` from here at its top: the simulator swaps names of a module, not locals.
+`numba.cuda` is the package numba-cuda where that is installed, or the simulator where NUMBA_ENABLE_CUDASIM=1 was set
+before the start. A kernel's module imports `cuda` from here at its top: the simulator swaps names of modules only.
 """
 
 from numba import config, cuda
