@@ -8,4 +8,9 @@ from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
+if SIMULATED:
+    from nsim_cuda import simulator
+
+    simulator.prepare()
+
 __all__ = ["SIMULATED", "cuda"]
