@@ -1,7 +1,7 @@
 """The kernels of nsim_cuda on tiny data, for `compute-sanitizer`, which finds stray accesses and races.
 
-    compute-sanitizer --tool memcheck  --error-exitcode 1 python benchmarks/sanitize.py
-    compute-sanitizer --tool racecheck --error-exitcode 1 python benchmarks/sanitize.py
+    python benchmarks/sanitize.py --under memcheck racecheck   # what `make gpu` runs
+    python benchmarks/sanitize.py                              # the runs alone
 
 Networks of every spiking model and readout, recurrent or not, with delays, biases and trained parameters, at odd sizes
 and with several blocks, are trained for two steps with every optimiser, and their results read back.
@@ -9,6 +9,7 @@ and with several blocks, are trained for two steps with every optimiser, and the
 
 import argparse
 import itertools
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,15 +85,30 @@ def cases():
         yield {"model": model, "band": None}
 
 
+def sanitized(tool):
+    """Exit status of this script under a tool of compute-sanitizer, not 0 where that finds anything."""
+    from cuda.pathfinder import find_nvidia_binary_utility
+
+    sanitizer = find_nvidia_binary_utility("compute-sanitizer")
+    if sanitizer is None:
+        sys.exit('compute-sanitizer was not found: pip install "nsim-snn[gpu]", or install the CUDA toolkit')
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, __file__]
+    print(*command, flush=True)
+    return subprocess.run(command).returncode
+
+
 def main(given=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=3)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--first", type=int, help="the first so many cases only")
+    parser.add_argument("--under", nargs="+", metavar="TOOL", help="tools of compute-sanitizer to run this under")
     args = parser.parse_args(given)
     available = nsim.cuda.is_available()
     if not available:
         sys.exit(f"benchmarks/sanitize.py needs a GPU: {available.why}")
+    if args.under:
+        return max(sanitized(tool) for tool in args.under)
     for case in list(cases())[: args.first]:
         print(", ".join(f"{key} {getattr(value, '__name__', value)}" for key, value in case.items()), flush=True)
         options = {"recurrent": False, "delay": 0, "learn": False, "band": 0.2, "reduce": "sum"}
