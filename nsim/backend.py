@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import nullcontext
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -22,6 +23,48 @@ def check_device(device: str) -> str:
     if device == "cuda":
         cuda.check()
     return device
+
+
+@cache
+def operations(device: str):
+    """The table of a device: a module with one function for each operation, under the name that it has in nsim."""
+    return importlib.import_module(f"{PACKAGES[device]}.operations")
+
+
+def device_of(*things) -> str:
+    """The device that arrays, tensors, events or layers lie on; DeviceError where they lie on several."""
+    found = {thing.device for thing in things if hasattr(thing, "device")}
+    if len(found) > 1:
+        raise DeviceError(
+            f'arguments lie on {" and ".join(sorted(found))}; bring them together with .to("cuda") or .to("cpu")'
+        )
+    return found.pop() if found else "cpu"
+
+
+def per_device(function):
+    """The function itself where the first argument lies on the CPU, else the operation of its name on that device."""
+    name = function.__name__.lstrip("_")
+
+    @wraps(function)
+    def dispatched(first, *args, **options):
+        device = first.device
+        return (function if device == "cpu" else getattr(operations(device), name))(first, *args, **options)
+
+    return dispatched
+
+
+def on_device(x) -> bool:
+    """Whether an array lies on another device than the CPU."""
+    return getattr(x, "device", "cpu") != "cpu"
+
+
+def moved(array, device: str):
+    """An array on a device; itself where it is there already."""
+    if device_of(array) == device:
+        return array
+    if device == "cpu":
+        return operations(array.device).to_host(array)
+    return operations(check_device(device)).to_device(array)
 
 
 _compiled = {}

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
+from nsim.backend import device_of, on_device
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
@@ -92,7 +93,7 @@ class Dense(Module):
         parameter = self._parameter(name)
         if name not in self.neuron.learn:
             return self.neuron.values[name]
-        return parameter.from_raw(self.raw[name].data.astype(np.float64))
+        return parameter.from_raw(self.raw[name].numpy().astype(np.float64))
 
     def set_value(self, name: str, value):
         """Set a parameter of the neuron, in its own unit."""
@@ -101,7 +102,7 @@ class Dense(Module):
         self._fits(name, value)
         old = self.raw[name]
         if name in self.neuron.learn:
-            old.data[...] = parameter.to_raw(value)
+            old.set(parameter.to_raw(value))
         else:
             self.neuron = copy.copy(self.neuron)
             self.neuron.values = self.neuron.values | {name: value}
@@ -131,8 +132,11 @@ class Dense(Module):
         if spikes.shape[2] != self.n_in:
             raise ShapeError(f"{self.label}: input has {spikes.shape[2]} neurons, expected {self.n_in}")
         shapes = {"weight": (self.n_in, self.n_out), "weight_rec": (self.n_out, self.n_out), "bias": (self.n_out,)}
+        device_of(spikes, *self.parameters())
         for name, tensor in self.named_parameters().items():
             data = tensor.data
+            if on_device(data):
+                continue  # checked where it went there; a look at its values would wait for the device
             if name in shapes and (data.shape != shapes[name] or not data.flags.c_contiguous):
                 raise ShapeError(
                     f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {shapes[name]}; "

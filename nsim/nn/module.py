@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.backend import check_device
+from nsim.backend import check_device, moved
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor
 
@@ -42,7 +42,7 @@ class Module:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters by name."""
-        return {name: tensor.data.copy() for name, tensor in self.named_parameters().items()}
+        return {name: np.array(tensor.numpy()) for name, tensor in self.named_parameters().items()}
 
     def load_state_dict(self, values: dict):
         """Set all parameters; names and shapes must match.
@@ -65,7 +65,7 @@ class Module:
             if not np.isfinite(value).all():
                 raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
         for name, value in arrays.items():
-            own[name].data[...] = value
+            own[name].set(value)
 
     def train(self, on: bool = True):
         """Switch dropout on, here and below."""
@@ -79,9 +79,28 @@ class Module:
     def seed(self, seed: int, epoch: int = 0):
         """Make everything random in the coming calls a function of (seed, epoch)."""
 
+    @property
+    def device(self) -> str:
+        """Where the parameters lie."""
+        return next((tensor.device for tensor in self.parameters()), "cpu")
+
     def to(self, device: str):
-        """This network on a device; "cpu" is where it is made."""
+        """Move this network to a device, parameters and gradients; "cpu" is where it is made. Returns self.
+
+        Raises
+        ------
+        DeviceError
+            If there is no such device here (the message says what is missing), or a layer is too large for it.
+        ParameterError
+            If a parameter holds NaN or infinity; on a device, no call looks for them.
+        """
         check_device(device)
+        for name, tensor in self.named_parameters().items():
+            if device != "cpu" and tensor.device == "cpu" and not np.isfinite(tensor.data).all():
+                raise ParameterError(f"{name} holds NaN or infinity")
+        for tensor in self.parameters():
+            tensor.data = moved(tensor.data, device)
+            tensor.grad = None if tensor.grad is None else moved(tensor.grad, device)
         return self
 
     def describe(self) -> dict:
