@@ -62,7 +62,7 @@ class Built:
 def complaints(built: Built):
     """What is wrong with a compiled kernel, in sentences."""
     if built.failure:
-        yield f"{built.where}: does not compile: {built.failure}"
+        yield built.failure
         return
     if built.spills:
         yield f"{built.where}: spills {built.spills} bytes of registers"
@@ -77,28 +77,46 @@ def complaints(built: Built):
         )
 
 
-def build_all(source: str, cc) -> list[Built]:
-    """Everything of a list for one compute capability. One process each: dispatchers keep what they compiled."""
-    pretend(cc)
-    return [build(entry, cc, form) for entry in listed(source) for form in FORMS]
+def build_share(source: str, ccs, share: int, shares: int) -> list[Built]:
+    """Every `shares`-th kernel of a list, in all forms and for all compute capabilities."""
+    pretend(min(LIMITS))
+    return [one for entry in listed(source)[share::shares] for one in build(entry, ccs)]
 
 
-def build(entry, cc, form: str) -> Built:
-    """Compile and link one kernel."""
-    start = Built(entry.name, cc, form, entry.threads, entry.stack)
+def build(entry, ccs) -> list[Built]:
+    """Compile and link one kernel.
+
+    What numba makes before NVVM is the same from compute capability 7.5 on (only its atomics of 6.0 and its tanh of 7.5
+    ask for one), and takes longest: it is made once, for the lowest.
+    """
     options = entry.kernel.targetoptions
+    blanks = [Built(entry.name, cc, form, entry.threads, entry.stack) for cc in ccs for form in FORMS]
     kept = {key: options[key] for key in ("fastmath", "opt", "lineinfo", "launch_bounds") if options.get(key)}
     try:
-        code, _ = cuda.compile(
-            entry.kernel.py_func, tuple(entry.types), device=False, abi="numba", output=form, cc=cc, **kept
+        library, _ = importlib.import_module(f"{cuda.__name__}.compiler")._compile_pyfunc_with_fixup(
+            entry.kernel.py_func, tuple(entry.types), device=False, abi="numba", cc=min(LIMITS), **kept
         )
-        log = link(code, form, cc, options.get("max_registers"))
-    except Exception as error:  # whatever numba, NVVM or the linker raise is the finding
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return replace(start, failure=f"{type(error).__name__}: {' / '.join(lines[:3])}")
-    double = tuple(line.strip() for line in FLOAT64.findall(code)) if form == "ptx" else ()
-    sizes = resources(log)
-    return replace(start, float64=double, **sizes | {"shared": sizes["shared"] + entry.shared})
+    except Exception as error:  # whatever numba raises is the finding
+        failure = f"{entry.name}: does not compile: {shortened(error)}"
+        return [replace(blank, failure=failure) for blank in blanks]
+    return [finished(blank, library, entry.shared, options.get("max_registers")) for blank in blanks]
+
+
+def finished(blank: Built, library, dynamic: int, max_registers) -> Built:
+    """The figures of one form of a kernel on one compute capability."""
+    try:
+        code = library.get_ltoir(blank.cc) if blank.form == "ltoir" else library.get_asm_str(blank.cc)
+        sizes = resources(link(code, blank.form, blank.cc, max_registers))
+    except Exception as error:  # whatever NVVM or the linker raise is the finding
+        return replace(blank, failure=f"{blank.where}: does not compile: {shortened(error)}")
+    double = tuple(line.strip() for line in FLOAT64.findall(code)) if blank.form == "ptx" else ()
+    return replace(blank, float64=double, **sizes | {"shared": sizes["shared"] + dynamic})
+
+
+def shortened(error) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' / '.join(lines[:3])}"
 
 
 def link(code, form, cc, max_registers=None) -> str:
@@ -213,9 +231,11 @@ def check(source: str, ccs, jobs: int) -> tuple[list[Built], list[str]]:
     names = [entry.name for entry in entries]
     wrong += [f"the name {name} stands twice in the list" for name in sorted({n for n in names if names.count(n) > 1})]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
-        built = [one for part in pool.map(build_all, [source] * len(ccs), ccs) for one in part]
-    return built, wrong + [sentence for one in built for sentence in complaints(one)]
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        shares = [pool.submit(build_share, source, ccs, share, jobs) for share in range(jobs)]
+        built = [one for share in shares for one in share.result()]
+    built.sort(key=lambda one: names.index(one.name))
+    return built, list(dict.fromkeys(wrong + [sentence for one in built for sentence in complaints(one)]))
 
 
 def capability(text: str) -> tuple[int, int]:
