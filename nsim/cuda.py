@@ -1,6 +1,7 @@
 """Whether nsim can use a GPU here and, where it cannot, which piece is missing and how to get it.
 
-Nothing is imported or loaded before it is asked for, so that nsim works on machines that never saw a GPU.
+Nothing is imported or loaded before it is asked for, so that nsim works on machines that never saw a GPU. Answers are
+kept, since every batch that goes to a device asks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -99,6 +101,7 @@ def missing() -> list[str]:
     return found + missing_libraries()
 
 
+@cache
 def installed(package: str) -> bool:
     """Whether a package can be imported, without doing so."""
     return importlib.util.find_spec(package) is not None
@@ -137,6 +140,7 @@ def missing_libraries() -> list[str]:
     return [f"the CUDA toolkit lacks {', '.join(absent)}: {INSTALL}"] if absent else []
 
 
+@cache
 def toolkit_major() -> int | None:
     """Major version of the CUDA toolkit that numba-cuda is installed for."""
     try:
@@ -150,6 +154,7 @@ def library_name() -> str:
     return "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
+@cache
 def driver() -> Driver | None:
     """The driver of this machine, asked directly, so that it can be described where nothing else is installed.
 
