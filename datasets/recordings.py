@@ -72,6 +72,7 @@ class EventData:
         self._labels, self._speakers = np.asarray(labels, np.int64), speakers
         self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
         self.told = set()
+        self.resident = {}  # what a device keeps of the events; shared with parts of this data set
 
     def __len__(self):
         return len(self.index)
@@ -191,10 +192,12 @@ class EventData:
         clamp : bool
             Keep one event of those that share neuron and step (the paper's setting for training).
         device : str
-            Other than "cpu": each batch goes through `Spikes.to(device)`.
+            "cuda": the events are copied to the device once and stay there, and batches are made from them there; with
+            `transform`, the events of each batch are copied.
 
         The result counts as it goes: `.events` read, `.late` (at or after T, left out), `.doubles` (share neuron and
-        step with another). Their sums are told in one EventWarning the first time that a data set meets a setting.
+        step with another); on a device the latter two once the epoch is over. Their sums are told in one EventWarning the
+        first time that a data set meets a setting.
 
         Raises
         ------

@@ -58,6 +58,15 @@ def on_device(x) -> bool:
     return getattr(x, "device", "cpu") != "cpu"
 
 
+def adopted(x):
+    """An array of another library on a device as one of ours, on the same memory; everything else as it is."""
+    foreign = hasattr(x, "__cuda_array_interface__") or (hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray))
+    if not foreign or hasattr(x, "copy_to_host") or not cuda.is_available():
+        return x
+    table = operations("cuda")
+    return table.adopted(x) if table.is_foreign(x) else x
+
+
 def moved(array, device: str):
     """An array on a device; itself where it is there already."""
     if device_of(array) == device:

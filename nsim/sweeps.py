@@ -323,4 +323,29 @@ def to(spikes: Spikes, device: str) -> Spikes:
     return spikes.to_cpu() if device == "cpu" else operations(check_device(device)).spikes_to_device(spikes)
 
 
-Spikes.counts, Spikes.to = counts, to
+def from_device(ptr, indices, shape, *, dt, values=None, space=None, lengths=None) -> Spikes:
+    """Events that lie on the GPU already, in arrays of any library there, without a copy.
+
+    Parameters
+    ----------
+    ptr : int32 [B, T + 1]
+        Step t of sample b has indices[ptr[b, t]:ptr[b, t + 1]]. Trusted, like `indices`.
+    indices : uint16 or uint32 [at least the number of events]
+        Neurons, ascending within a step; uint16 below 65,536 neurons.
+    shape : (B, T, N)
+    dt : float, seconds
+    values : float32, like indices, optional
+    space, lengths
+        As in Spikes.
+
+    Raises
+    ------
+    DeviceError, ShapeError
+        If there is no GPU here, or an array has the wrong shape or type.
+    """
+    return operations(check_device("cuda")).spikes_from(
+        ptr, indices, shape, dt=dt, values=values, space=space, lengths=lengths
+    )
+
+
+Spikes.counts, Spikes.to, Spikes.from_device = counts, to, staticmethod(from_device)

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from nsim.backend import device_of, moved, on_device
+from nsim.backend import adopted, device_of, moved, on_device
 from nsim.errors import GradientError
 
 _recording = ContextVar("nsim_recording", default=True)
@@ -44,8 +44,8 @@ class Tensor:
     Parameters
     ----------
     data : array
-        Integers and booleans become float32; float32 and float64 stay as they are and are not copied, on the CPU or
-        on another device.
+        Integers and booleans become float32; float32 and float64 stay as they are and are not copied. Arrays on the
+        GPU (nsim's own, or of another library with `__cuda_array_interface__` or DLPack) stay there.
     requires_grad : bool
         Whether `backward` accumulates into `.grad`.
     name : str, optional
@@ -55,6 +55,7 @@ class Tensor:
     __array_priority__ = 1000  # array + tensor is ours
 
     def __init__(self, data, requires_grad=False, name=None):
+        data = adopted(data)
         data = data if on_device(data) else np.asarray(data)
         self.data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
         self.requires_grad, self.name = requires_grad, name
@@ -90,6 +91,7 @@ class Tensor:
 
     def set(self, values):
         """Overwrite the data, in place."""
+        values = adopted(values)
         if on_device(self.data):
             self.data.set(values)
         else:
@@ -131,7 +133,7 @@ class Tensor:
                     f"backward() of a tensor of shape {self.shape} needs grad=; reduce it to a number first"
                 )
             grad = np.ones_like(self.data)
-        elif not on_device(grad):
+        elif not on_device(grad := adopted(grad)):
             grad = moved(np.asarray(grad, self.dtype).reshape(self.shape), self.device)
         backward(self, grad)
 

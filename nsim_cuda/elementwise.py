@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numba import from_dtype
 
+from nsim.backend import adopted
 from nsim.errors import DeviceError
 from nsim_cuda import memory
 from nsim_cuda.jit import BLOCK, FLAT, block_for, blocks, cuda, inlined, start
@@ -194,6 +195,7 @@ def sum_over(a: DeviceArray, axis=None, keepdims=False) -> DeviceArray:
 def arithmetic(op, a, b) -> DeviceArray:
     """a op b, broadcast; one of them may be a number or a host array."""
     array, other = (a, b) if isinstance(a, DeviceArray) else (b, a)
+    other = adopted(other)
     if not isinstance(other, DeviceArray):
         other = np.asarray(other)
         if other.ndim == 0:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsim.errors import DeviceError
-from nsim.events import Spikes, index_dtype
+from nsim.backend import adopted
+from nsim.errors import DeviceError, ShapeError
+from nsim.events import Active, Spikes, index_dtype, tick
 from nsim_cuda import memory, status
 from nsim_cuda.jit import MAX_NEURONS
 
@@ -93,8 +94,6 @@ class DeviceSpikes(Spikes):
         values = None if self.values is None else memory.fetch(self.values)[order]
         active = None
         if self.active is not None:
-            from nsim.events import Active
-
             site_ptr, sites = packing(memory.fetch(self.active.ptr), batch)
             indices, u = memory.fetch(self.active.indices)[sites], memory.fetch(self.active.u)[sites]
             active = Active(site_ptr, indices, u, self.active.band)
@@ -137,16 +136,42 @@ def packing(ptr, batch):
     return indptr, order
 
 
+def check_size(shape, n_events):
+    """Refuse a batch whose neurons or events the device cannot number."""
+    if shape[2] > MAX_NEURONS or n_events >= 2**31:
+        raise DeviceError(
+            f"events of shape {tuple(shape)}, {n_events:,} of them: the device takes up to {MAX_NEURONS:,} neurons and "
+            "2^31 events in a batch; take a smaller one"
+        )
+
+
 def put(spikes: Spikes) -> DeviceSpikes:
     """Events from the host, without the tape and the active set."""
     batch, steps, n = spikes.shape
-    if n > MAX_NEURONS or spikes.n_events >= 2**31:
-        raise DeviceError(
-            f"{spikes!r}: the device takes up to {MAX_NEURONS:,} neurons and 2^31 events in a batch; take a smaller one"
-        )
+    check_size(spikes.shape, spikes.n_events)
     starts = np.arange(batch)[:, None] * steps + np.arange(steps + 1)
     values = None if spikes.values is None else memory.put_roomy(spikes.values, np.float32)
     return DeviceSpikes(
         memory.put(spikes.indptr[starts], np.int32), memory.put_roomy(spikes.indices, index_dtype(n)), spikes.shape,
         dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
     )  # fmt: skip
+
+
+def given(ptr, indices, shape, *, dt, values, space, lengths) -> DeviceSpikes:
+    """Events in arrays that lie on the device already; see `nsim.Spikes.from_device`."""
+    tick(dt)
+    batch, steps, n = shape
+    check_size(shape, 0)
+    wanted = {"ptr": (ptr, np.dtype(np.int32)), "indices": (indices, index_dtype(n))}
+    if values is not None:
+        wanted["values"] = values, np.dtype(np.float32)
+    arrays = {}
+    for name, (array, dtype) in wanted.items():
+        arrays[name] = array = adopted(array)
+        if not isinstance(array, memory.DeviceArray) or array.dtype != dtype:
+            raise ShapeError(f"from_device: {name} is {array!r}; expected an array of {dtype} on the GPU")
+    if arrays["ptr"].shape != (batch, steps + 1):
+        raise ShapeError(f"from_device: ptr has shape {arrays['ptr'].shape}, expected {(batch, steps + 1)}")
+    return DeviceSpikes(
+        arrays["ptr"], arrays["indices"], shape, dt=float(dt), values=arrays.get("values"), space=space, lengths=lengths
+    )

@@ -33,16 +33,20 @@ class Room:
         return min(steps * width, max(self.sizes[which], steps * width // 32) + 2 * width)
 
 
+def check_layer(layer):
+    """Refuse a layer that is too large: indices of neurons have 16 bits, and masks of a recurrent layer stay in a
+    block."""
+    recurrent, (n_in, n) = layer.weight_rec is not None, layer.weight.shape
+    if max(n_in, n) > jit.MAX_NEURONS or (recurrent and n > jit.MAX_RECURRENT):
+        raise DeviceError(
+            f"{layer.label}: the device takes recurrent layers of up to {jit.MAX_RECURRENT:,} neurons and others of up to "
+            f"{jit.MAX_NEURONS:,} inputs and neurons; split the layer, or leave the network on the CPU"
+        )
+
+
 def room_of(layer) -> Room:
-    """What a layer has on the device; its limits are checked when it gets there."""
+    """What a layer has on the device."""
     if layer.room.on_device is None:
-        recurrent, n = layer.weight_rec is not None, layer.weight.shape[1]
-        most = jit.MAX_RECURRENT if recurrent else jit.MAX_NEURONS
-        if max(layer.weight.shape) > jit.MAX_NEURONS or n > most:
-            raise DeviceError(
-                f"{layer.label}: the device takes recurrent layers of up to {jit.MAX_RECURRENT:,} neurons and others "
-                f"of up to {jit.MAX_NEURONS:,} inputs and neurons; split the layer, or leave the network on the CPU"
-            )
         layer.room.on_device = Room()
     return layer.room.on_device
 

@@ -15,6 +15,8 @@ import numpy as np
 from nsim.errors import DeviceError
 from nsim_cuda.shim import SIMULATED, cuda
 
+LARGE = 64 << 20  # bytes from which a copy waits for the device rather than for host memory to be set aside
+
 
 class Pool:
     """Freed arrays by shape and type, those unused for longest first."""
@@ -96,6 +98,9 @@ class Staging:
         self.flying = []
 
     def send(self, values, target):
+        if values.nbytes > LARGE:
+            target.copy_to_device(np.ascontiguousarray(values))
+            return
         key = values.shape, values.dtype
         waiting = self.free.get(key)
         buffer = waiting.pop() if waiting else cuda.pinned_array(values.shape, values.dtype)
@@ -172,8 +177,10 @@ class DeviceArray:
         return self.view(self.array[k], shape)
 
     def set(self, values):
-        """Overwrite with values from the host, of this shape or a number."""
-        if self.size:
+        """Overwrite with values from the host, of this shape or a number, or with a device array of this shape."""
+        if isinstance(values, DeviceArray):
+            self.array.copy_to_device(values.array)
+        elif self.size:
             STAGING.send(np.broadcast_to(np.asarray(values, self.dtype), self.shape or (1,)), self.array)
 
 
@@ -192,14 +199,18 @@ def put(values, dtype=None) -> DeviceArray:
     return result
 
 
-def put_roomy(values, dtype) -> DeviceArray:
-    """The same for one axis of changing length, with room to the next sixteenth of a power of two: the pool meets few
-    sizes then."""
-    size = max(1, values.size)
+def roomy(size: int) -> int:
+    """Size rounded up to the next sixteenth of a power of two: of changing sizes the pool then meets few."""
+    size = max(1, size)
     grain = max(1, 1 << max(0, size.bit_length() - 4))
-    roomy = np.zeros(-(-size // grain) * grain, dtype)
-    roomy[: values.size] = values
-    return put(roomy)
+    return -(-size // grain) * grain
+
+
+def put_roomy(values, dtype) -> DeviceArray:
+    """A host array of one axis on the device, with roomy size."""
+    padded = np.zeros(roomy(values.size), dtype)
+    padded[: values.size] = values
+    return put(padded)
 
 
 def fetch(array: DeviceArray) -> np.ndarray:

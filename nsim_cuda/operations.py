@@ -12,14 +12,18 @@ import numpy as np
 
 from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
+from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
-from nsim_cuda import jit, launch, losses, memory, optim, readout, status, sweep
+from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, status, sweep
 from nsim_cuda.drive import Sites
 from nsim_cuda.elementwise import fill, full
-from nsim_cuda.events import DeviceSpikes, put
+from nsim_cuda.events import DeviceSpikes, given, put
 from nsim_cuda.launch import nothing
 
-spikes_to_device, to_host = put, status.read
+spikes_to_device, spikes_from, to_host = put, given, status.read
+check_layer = launch.check_layer
+adopted, is_foreign = interop.adopted, interop.is_foreign
+assemble, new_tally = assembling.assemble, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
 
 
@@ -65,7 +69,6 @@ def integrate(layer, spikes: DeviceSpikes) -> Tensor:
 
 def readout_forward(layer, spikes):
     """The readout's sweep: its output, the steps of the maxima (or an empty array), and the states after the end."""
-    launch.room_of(layer)
     size, steps, _ = spikes.shape
     n, dtype, mode = layer.weight.shape[1], layer.weight.dtype, MODES[layer.neuron.reduce]
     trace, reduced = mode == readout.TRACE, mode != readout.TRACE

@@ -13,6 +13,7 @@ import numpy as np
 from numba import typeof
 
 from nsim import LI, LIF, Spikes, losses, nn, optim, surrogates
+from nsim.datasets.recordings import Events
 from nsim.neurons import MODELS
 from nsim_cuda import elementwise, events, jit, launch, memory, operations, status
 
@@ -127,6 +128,11 @@ def _others():
     """What no training step of `_cases` reaches."""
     net = nn.Sequential(nn.Dense(4, 3, LIF(surrogate=FAST)), nn.Dropout(0.5), nn.Dense(3, 2, LI(reduce="sum")))
     _step(net, lambda params: optim.SGD(params, 0.1))
+    recording = Events(np.zeros(3, np.int32), np.zeros(3, np.uint16), np.array([0, 3]), (4,))
+    operations.assemble(
+        recording, recording.starts[:-1], recording.starts[1:], width=1, steps=3, dt=1e-3, nearest=False, clamp=True,
+        tally=operations.new_tally(),
+    )  # fmt: skip
 
 
 def kernels() -> list[Kernel]:

@@ -114,6 +114,9 @@ class Dense(Module):
                 return parameter
         raise ParameterError(f"{self.label}: {type(self.neuron).__name__} has {', '.join(self.raw)}, not {name!r}")
 
+    def check_for(self, table):
+        table.check_layer(self)
+
     def tensors(self) -> list[Tensor]:
         """The trainable tensors, in the order in which the sweeps give their gradients."""
         return list(self.named_parameters().values())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.backend import check_device, moved
+from nsim.backend import adopted, check_device, moved, on_device, operations
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor
 
@@ -58,11 +58,12 @@ class Module:
             raise ParameterError(
                 f"load_state_dict: missing {missing}, unknown {unknown}; this network has {sorted(own)}"
             )
-        arrays = {name: np.asarray(value) for name, value in values.items()}
+        arrays = {name: adopted(value) for name, value in values.items()}
+        arrays = {name: value if on_device(value) else np.asarray(value) for name, value in arrays.items()}
         for name, value in arrays.items():
             if value.shape != own[name].shape:
                 raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
-            if not np.isfinite(value).all():
+            if not np.isfinite(moved(value, "cpu")).all():
                 raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
         for name, value in arrays.items():
             own[name].set(value)
@@ -98,10 +99,15 @@ class Module:
         for name, tensor in self.named_parameters().items():
             if device != "cpu" and tensor.device == "cpu" and not np.isfinite(tensor.data).all():
                 raise ParameterError(f"{name} holds NaN or infinity")
+        if device != "cpu":
+            self.check_for(operations(device))
         for tensor in self.parameters():
             tensor.data = moved(tensor.data, device)
             tensor.grad = None if tensor.grad is None else moved(tensor.grad, device)
         return self
+
+    def check_for(self, table):
+        """Raise a DeviceError if a device, given by its table of operations, cannot take this layer."""
 
     def describe(self) -> dict:
         """JSON-able description from which `nn.build` makes the same network, but for its parameters."""

@@ -128,6 +128,10 @@ class Sequential(Module):
     def named_parameters(self):
         return {f"{layer.name}.{name}": t for layer in self.layers for name, t in layer.named_parameters().items()}
 
+    def check_for(self, table):
+        for layer in self.layers:
+            layer.check_for(table)
+
     def train(self, on=True):
         for layer in self.layers:
             layer.train(on)

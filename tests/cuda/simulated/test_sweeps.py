@@ -5,11 +5,14 @@ import pytest
 
 import nsim
 from nsim import Spikes
+from nsim.backend import moved
+from nsim.neurons import MODELS
 from nsim_cuda import jit
 from nsim_cuda.events import packing
 from tests import reference
 from tests.cuda.simulated.common import compare, inputs, stack
 from tests.test_sweeps import DT, SPIKING
+from tests.test_wake import TAU, lif_gradients
 
 SMALL = (7, 9, 6, 3)
 
@@ -101,6 +104,41 @@ def test_gradient_on_hidden_spikes_is_that_of_the_oracle():
     assert len(sites) > 10
     found = hidden[0].grad.active.copy_to_host()[order]
     np.testing.assert_allclose(found, wanted.reshape(-1, 33)[rows, sites], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_gradient_through_the_closest_approach(recurrent):
+    """Neurons in the band, neurons far below it and neurons far above it, in one layer, against plain loops."""
+    layer = nsim.nn.Dense(5, 33, nsim.LIF(**TAU), recurrent=recurrent, dtype=np.float64, seed=0)
+    layer.weight.data *= np.geomspace(0.05, 8, 33)
+    counts = inputs(batch=3, n=5)
+    grad = np.random.default_rng(1).normal(size=(3, 33)).astype(np.float32)
+    grad[2] = 0  # a sample that wants nothing
+    (wanted, wanted_rec), quiet = lif_gradients(layer, counts, grad.astype(np.float64))
+    assert 0.1 < quiet.mean() < 0.9
+    out = layer.to("cuda")(Spikes.from_dense(counts, DT).to("cuda"))
+    ((out.counts(wake=True) * (0.25 * grad)).sum() + (out.counts(wake=True) * (0.75 * grad)).sum()).backward()
+    found = layer.weight.grad.copy_to_host()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7 * np.abs(wanted).max())
+    if recurrent:
+        error = np.abs(layer.weight_rec.grad.copy_to_host() - wanted_rec).max()
+        assert error < 1e-7 * np.abs(wanted_rec).max()
+
+
+@pytest.mark.parametrize("name", SPIKING)
+def test_a_silent_layer_of_every_model_is_reached(name):
+    layer = nsim.nn.Dense(5, 6, MODELS[name](learn="threshold"), dtype=np.float64, seed=0)
+    layer.weight.data[...] = np.abs(layer.weight.data) * 0.02
+    given, found = Spikes.from_dense(inputs(batch=2, n=5), DT), []
+    for device in ("cpu", "cuda"):
+        layer.to(device)
+        nsim.losses.spike_rate_lower(layer(given.to(device))).backward()
+        found.append([np.array(moved(t.grad, "cpu")) for t in layer.parameters()])
+        for t in layer.parameters():
+            t.grad = None
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=0)
+    assert np.abs(found[0][0]).max() > 0
 
 
 def test_the_same_bits_from_run_to_run():
