@@ -122,7 +122,7 @@ class Graphed(Fair):
     def prepare(self, events):
         batch = super().prepare(events)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3, fused=True, capturable=True)
-        self.loss = None
+        self.loss, first = None, [parameter.detach().clone() for parameter in self.parameters()]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -140,6 +140,9 @@ class Graphed(Fair):
                     work(batch)
 
             self.peak = torch_peak(capture)  # the last one's, of the whole step, stays
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), first, strict=True):
+                parameter.copy_(value)  # as the others start, so that losses can be compared
         return batch
 
     def keep_loss(self, batch):
