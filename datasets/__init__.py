@@ -2,7 +2,7 @@
 
 from nsim.datasets import transforms
 from nsim.datasets.hdf5 import read_recordings, write_shd
-from nsim.datasets.images import MNIST, FashionMNIST, first_spike, latency_events
+from nsim.datasets.images import MNIST, FashionMNIST, first_spike, latency_events, latency_spikes
 from nsim.datasets.nmnist import NMNIST, convert_nmnist
 from nsim.datasets.recordings import EventData, Events
 from nsim.datasets.shd import SHD, SSC
@@ -20,6 +20,7 @@ __all__ = [
     "convert_nmnist",
     "first_spike",
     "latency_events",
+    "latency_spikes",
     "read_recordings",
     "transforms",
     "write_shd",

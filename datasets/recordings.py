@@ -196,8 +196,8 @@ class EventData:
             `transform`, the events of each batch are copied.
 
         The result counts as it goes: `.events` read, `.late` (at or after T, left out), `.doubles` (share neuron and
-        step with another); on a device the latter two once the epoch is over. Their sums are told in one EventWarning the
-        first time that a data set meets a setting.
+        step with another); on a device the latter two once the epoch is over. Their sums are told in one
+        EventWarning the first time that a data set meets a setting.
 
         Raises
         ------

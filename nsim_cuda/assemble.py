@@ -142,17 +142,59 @@ def new_tally() -> memory.DeviceArray:
 
 def assemble(events, first, last, *, width, steps, dt, nearest, clamp, tally, kept=None) -> DeviceSpikes:
     """Events first[b] to last[b] - 1 of a recording as a batch; see `nsim.kernels.assemble.assemble`."""
-    times, units = resident(events, kept)
-    batch, dtype = len(first), index_dtype(events.n)
+    first, last = np.asarray(first, np.int64), np.asarray(last, np.int64)
+    return _sorted(
+        *resident(events, kept), first, last, width=width, nearest=nearest, clamp=clamp, tally=tally, dt=dt,
+        shape=(len(first), steps, events.n), space=events.space,
+    )  # fmt: skip
+
+
+def _sorted(times, units, first, last, *, width, nearest, clamp, tally, shape, dt, space):
+    batch, steps, n = shape
     ends = np.cumsum(last - first)
     total = int(ends[-1])
-    check_size((batch, steps, events.n), total)
+    check_size(shape, total)
     bounds = memory.put(np.stack([first, last, ends - (last - first)], axis=1), np.int64)
     count, ptr = memory.empty((batch, steps), np.int32), memory.empty((batch, steps + 1), np.int32)
     clamped = memory.empty(ptr.shape if clamp else (1, 1), np.int32)
-    loose, indices = (memory.empty(memory.roomy(total), dtype) for _ in range(2))
+    loose, indices = (memory.empty(memory.roomy(total), index_dtype(n)) for _ in range(2))
     jit.start(
         sort, batch, jit.BLOCK, times, units, bounds, width, nearest, clamp, count, ptr, loose, indices, clamped, tally
     )
     rows = (clamped, loose) if clamp else (ptr, indices)
-    return DeviceSpikes(*rows, (batch, steps, events.n), dt=dt, space=events.space)
+    return DeviceSpikes(*rows, shape, dt=dt, space=space)
+
+
+@cuda.jit
+def first_spikes(pixels, table, size, times, units):
+    """Time and unit of the first spike of each pixel of all pictures."""
+    for i in range(cuda.grid(1), times.shape[0], cuda.gridsize(1)):
+        times[i] = table[int(pixels[i])]
+        units[i] = i % size
+
+
+def latency(images, table, *, width, steps, dt) -> DeviceSpikes:
+    """Pictures [S, H, W] of bytes to spikes; table [256] has the time of the first spike of each value, in
+    microseconds.
+
+    See `nsim.datasets.latency_spikes`.
+    """
+    images = images if isinstance(images, memory.DeviceArray) else memory.put(images, np.uint8)
+    count, height, across = images.shape
+    size = height * across
+    times, units = memory.empty(images.size, np.int32), memory.empty(images.size, index_dtype(size))
+    jit.start(
+        first_spikes,
+        jit.blocks(times.size),
+        jit.FLAT,
+        images.reshape(-1),
+        memory.put(table, np.int32),
+        size,
+        times,
+        units,
+    )
+    first = np.arange(count, dtype=np.int64) * size
+    return _sorted(
+        times, units, first, first + size, width=width, nearest=False, clamp=False, tally=new_tally(), dt=dt,
+        shape=(count, steps, size), space=(height, across, 1),
+    )  # fmt: skip

@@ -27,8 +27,8 @@ class DLTensor(ctypes.Structure):
 
     _fields_ = (
         ("data", c_void_p), ("device_type", c_int32), ("device_id", c_int32), ("ndim", c_int32), ("code", c_uint8),
-        ("bits", c_uint8), ("lanes", c_uint16), ("shape", ctypes.POINTER(c_int64)), ("strides", ctypes.POINTER(c_int64)),
-        ("byte_offset", c_uint64),
+        ("bits", c_uint8), ("lanes", c_uint16), ("shape", ctypes.POINTER(c_int64)),
+        ("strides", ctypes.POINTER(c_int64)), ("byte_offset", c_uint64),
     )  # fmt: skip
 
 

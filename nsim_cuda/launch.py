@@ -39,8 +39,8 @@ def check_layer(layer):
     recurrent, (n_in, n) = layer.weight_rec is not None, layer.weight.shape
     if max(n_in, n) > jit.MAX_NEURONS or (recurrent and n > jit.MAX_RECURRENT):
         raise DeviceError(
-            f"{layer.label}: the device takes recurrent layers of up to {jit.MAX_RECURRENT:,} neurons and others of up to "
-            f"{jit.MAX_NEURONS:,} inputs and neurons; split the layer, or leave the network on the CPU"
+            f"{layer.label}: the device takes recurrent layers of up to {jit.MAX_RECURRENT:,} neurons and others of "
+            f"up to {jit.MAX_NEURONS:,} inputs and neurons; split the layer, or leave the network on the CPU"
         )
 
 

@@ -16,14 +16,14 @@ from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
 from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, status, sweep
 from nsim_cuda.drive import Sites
-from nsim_cuda.elementwise import fill, full
+from nsim_cuda.elementwise import full
 from nsim_cuda.events import DeviceSpikes, given, put
 from nsim_cuda.launch import nothing
 
 spikes_to_device, spikes_from, to_host = put, given, status.read
 check_layer = launch.check_layer
 adopted, is_foreign = interop.adopted, interop.is_foreign
-assemble, new_tally = assembling.assemble, assembling.new_tally
+assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
 
 
@@ -67,31 +67,64 @@ def integrate(layer, spikes: DeviceSpikes) -> Tensor:
     return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
-def readout_forward(layer, spikes):
-    """The readout's sweep: its output, the steps of the maxima (or an empty array), and the states after the end."""
+def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
+    """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
+
+    `state` to go on from, `source` the events of the drive; `reduce=None` gives the trace, whatever the neuron says.
+    """
+    reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
-    n, dtype, mode = layer.weight.shape[1], layer.weight.dtype, MODES[layer.neuron.reduce]
-    trace, reduced = mode == readout.TRACE, mode != readout.TRACE
-    state = launch.at_rest(layer, size)
-    out = memory.empty((size, steps, n), dtype) if trace else nothing(dtype, 3)
-    acc = memory.empty((size, n), dtype) if reduced else nothing(dtype, 2)
-    where = memory.empty((size, n), np.int32) if mode == readout.MAX else nothing(np.int32, 2)
-    fill(acc, -np.inf if mode == readout.MAX else 0)
-    fill(where, 0)
+    n, dtype, mode = layer.weight.shape[1], layer.weight.dtype, MODES[reduce]
+    if state is None:
+        done, states = np.zeros(size, np.int64), launch.at_rest(layer, size)
+        acc = full((size, n), dtype, -np.inf if mode == readout.MAX else 0)
+    else:
+        (states, acc), done = (part.copy() for part in state[:2]), state[2]
+    out = memory.empty((size, steps, n), dtype) if reduce is None else nothing(dtype, 3)
+    where = full((size, n), np.int32, 0) if mode == readout.MAX else nothing(np.int32, 2)
+    rows = launch.rows_of(spikes, layer.delay) if source is None else launch.rows_of(source)
     threads = jit.block_for(n)
     jit.start(
         launch.compiled(layer.neuron, dtype, "forward"), (size, -(-n // threads)), threads, mode, steps,
-        spikes.lengths_on_device(), launch.rows_of(spikes, layer.delay),
-        (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), state, out, acc, where,
+        spikes.lengths_on_device(), rows, (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out,
+        acc, where,
     )  # fmt: skip
-    if layer.neuron.reduce == "mean":
-        acc = acc / _lengths(spikes, dtype)
-    return out if trace else acc, where, state
+    done = done + (steps if spikes.lengths is None else spikes.lengths)
+    result = out if reduce is None else acc / _divisor(done, dtype) if reduce == "mean" else acc
+    return result, where, (states, acc, done)
 
 
-def _lengths(spikes, dtype):
-    """Steps of each sample as numbers [B, 1], to divide by; a number where all are equal."""
-    return spikes.shape[1] if spikes.lengths is None else np.asarray(spikes.lengths, dtype)[:, None]
+def run_spiking(layer, spikes, source, inner, watch):
+    """See `nsim.nn.Dense.run`; the state is that of the neurons and who fired last."""
+    (size, steps, _), n, dtype = spikes.shape, layer.weight.shape[1], layer.weight.dtype
+    names, changes = layer.neuron.states, {"after": memory.empty((size, n), np.int32)}
+    if inner is not None:
+        changes["before"] = inner[1]
+    if watch.size:
+        values = memory.empty((size, steps, len(names), len(watch)), dtype)
+        changes |= {"watch": memory.put(watch, np.int32), "values": values}
+    out, states = launch.forward(
+        layer, spikes, keep=False, state=None if inner is None else inner[0], rows=launch.rows_of(source),
+        trace=launch.no_trace(dtype)._replace(**changes),
+    )  # fmt: skip
+    traced = status.read(changes["values"]) if watch.size else None
+    recorded = {name: traced[:, :, k] for k, name in enumerate(names)} if watch.size else {}
+    return out, recorded, (states, changes["after"])
+
+
+def run_readout(layer, spikes, source, inner, watch):
+    """See `nsim.nn.Dense.run`."""
+    recorded = {}
+    if watch.size:
+        traced = readout_forward(layer, spikes, inner, source, reduce=None)[0]
+        recorded = {"v": status.read(traced)[:, :, watch]}
+    output, _, inner = readout_forward(layer, spikes, inner, source)
+    return output, recorded, inner
+
+
+def _divisor(done, dtype):
+    """Steps of each sample as numbers [B, 1], to divide by; one number where all are equal."""
+    return float(done[0]) if (done == done[0]).all() else np.asarray(done, dtype)[:, None]
 
 
 class _Backward:
@@ -189,7 +222,8 @@ class _ReadoutBackward(_Backward):
         self.prepare()
         size, steps, _ = self.spikes.shape
         if self.layer.neuron.reduce == "mean":
-            grad = grad / _lengths(self.spikes, grad.dtype)
+            lengths = np.full(size, steps) if self.spikes.lengths is None else self.spikes.lengths
+            grad = grad / _divisor(lengths, grad.dtype)
         grad = grad if grad.ndim == 3 else grad.reshape(size, 1, -1)
         jit.start(
             launch.compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), self.grid, self.threads,

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import nsim
+from nsim.datasets import latency_spikes
 from nsim.datasets.recordings import EventData, Events
 from nsim.datasets.transforms import DropEvents
+from nsim_cuda import memory
 from tests import cases
 
 
@@ -61,6 +63,18 @@ def test_events_are_copied_once_and_shared_with_parts():
     kept = data.resident["events"][1]
     batches(data.subset([0, 1]), "cuda", steps=4)
     assert data.resident["events"][1] is kept
+
+
+@pytest.mark.parametrize("steps", [1, 30, 60])
+def test_latency_coding_of_pictures(steps):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    images[1] = 0
+    images[2] = 255
+    wanted, found = (latency_spikes(images, dt=1e-3, steps=steps, device=device) for device in ("cpu", "cuda"))
+    assert cases.same_events(found.to("cpu"), wanted) and found.space == wanted.space == (4, 5, 1)
+    assert (wanted.n_events > 0) == (steps > 1)
+    there = latency_spikes(memory.put(images), dt=1e-3, steps=steps, device="cuda")
+    assert cases.same_events(there.to("cpu"), wanted)
 
 
 def test_a_unit_out_of_range_is_refused():

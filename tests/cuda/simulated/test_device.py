@@ -70,13 +70,21 @@ def test_weights_that_are_not_finite_do_not_get_there():
 
 UNARY = {"exp": ops.exp, "log": ops.log, "absolute": ops.absolute, "relu": ops.relu, "negative": lambda x: -x}
 BINARY = {
-    "add": lambda x, y: x + y, "subtract": lambda x, y: x - y, "multiply": lambda x, y: x * y, "divide": lambda x, y: x / y,
-}  # fmt: skip
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+}
 REDUCED = {
-    "all": lambda x: x.sum(), "first": lambda x: x.sum(axis=0), "last": lambda x: x.mean(axis=-1), "mean": lambda x: x.mean(),
-    "power": lambda x: (x**3).sum(axis=1), "number": lambda x: (2.0 - x / 3.0 + 1.0) * 0.5,
-    "reshape": lambda x: x.reshape((6, 2)).sum(axis=0), "max": lambda x: ops.relu(x - 1.0),
-}  # fmt: skip
+    "all": lambda x: x.sum(),
+    "first": lambda x: x.sum(axis=0),
+    "last": lambda x: x.mean(axis=-1),
+    "mean": lambda x: x.mean(),
+    "power": lambda x: (x**3).sum(axis=1),
+    "number": lambda x: (2.0 - x / 3.0 + 1.0) * 0.5,
+    "reshape": lambda x: x.reshape((6, 2)).sum(axis=0),
+    "shifted": lambda x: ops.relu(x - 1.0),
+}
 
 
 def both(function, *arrays):
