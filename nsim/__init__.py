@@ -10,6 +10,7 @@ from nsim.errors import (
     NsimError,
     ParameterError,
     ShapeError,
+    StepOverflow,
     TrainingError,
 )
 from nsim.evaluation import evaluate

@@ -196,7 +196,7 @@ class Dense(Module):
 
     @per_device
     def _run_spiking(self, spikes, source, inner, watch):
-        """Run over `spikes`, with the drive from the events of `source`: output, recorded states, state after the end."""
+        """Run over `spikes`, the drive from the events of `source`: output, recorded states, state after the end."""
         dtype, names = self.weight.dtype, self.neuron.states
         trace = no_trace(dtype)
         if watch.size:
