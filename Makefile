@@ -5,6 +5,8 @@
 #   make test    all tests
 #   make lint    ruff: errors and format              make format  put right what ruff can
 #   make smoke   every example, in seconds            make bench   the benchmarks behind the README's numbers
+#   make check-cuda   every CUDA kernel compiled for five GPU generations, without a GPU; writes docs/cuda-kernels.md
+#   make gpu     on a machine with a GPU: all tests on it, compute-sanitizer, and benchmarks/gpu.py
 #   make clean   remove .venv and what tests and builds leave behind
 #
 # Another Python: make test PYTHON=python3.12. Some tests: make test ARGS="-k raster".
@@ -21,8 +23,9 @@ key   := $(shell { cat pyproject.toml; pwd; } | cksum | cut -d ' ' -f 1)
 basic := $(VENV)/.basic-$(key)
 dev   := $(VENV)/.dev-$(key)
 bench := $(VENV)/.bench-$(key)
+gpu   := $(VENV)/.gpu-$(key)
 
-.PHONY: demo test lint format smoke bench clean
+.PHONY: demo test lint format smoke bench check-cuda gpu clean
 .DEFAULT_GOAL := test
 
 demo: $(basic)
@@ -45,6 +48,17 @@ smoke: $(dev)
 bench: $(bench)
 	@set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(run) benchmarks/$$name.py $(ARGS); done
 
+check-cuda: $(dev)
+	$(run) -m nsim_cuda.check --jobs $(JOBS) --out docs/cuda-kernels.md $(ARGS)
+
+# Without a GPU it ends in one sentence, before more is installed.
+gpu: $(basic)
+	@$(run) -c 'import nsim.cuda as c, sys; why = c.missing_driver(c.driver()); sys.exit(f"make gpu: {why[0]}" if why else 0)'
+	@$(MAKE) --no-print-directory $(gpu)
+	$(run) -m pytest -n $(JOBS)
+	$(run) benchmarks/sanitize.py --under memcheck racecheck
+	$(run) benchmarks/gpu.py $(ARGS)
+
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -64,12 +78,16 @@ $(VENV)/.made:
 # A finished installation takes the place of the stamps of earlier ones: what .venv holds is always that of the stamp.
 $(basic): $(VENV)/.made
 	$(run) -m pip install --disable-pip-version-check -e .
-	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $@
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-* $(VENV)/.gpu-*; touch $@
 
 $(dev): $(VENV)/.made
 	$(run) -m pip install --disable-pip-version-check -e ".[dev]"
-	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $(basic) $@
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-* $(VENV)/.gpu-*; touch $(basic) $@
 
 $(bench): $(VENV)/.made
 	$(run) -m pip install --disable-pip-version-check -e ".[dev,bench]"
-	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-*; touch $(basic) $(dev) $@
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-* $(VENV)/.gpu-*; touch $(basic) $(dev) $@
+
+$(gpu): $(VENV)/.made
+	$(run) -m pip install --disable-pip-version-check -e ".[dev,gpu]"
+	@rm -f $(VENV)/.basic-* $(VENV)/.dev-* $(VENV)/.bench-* $(VENV)/.gpu-*; touch $(basic) $(dev) $@

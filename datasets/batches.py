@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from nsim.backend import check_device, moved, operations
 from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, bins, index_dtype, tick
@@ -25,7 +26,7 @@ class Batches:
         self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
         self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-        self.binning, self.clamp, self.device = binning, bool(clamp), device
+        self.binning, self.clamp, self.device = binning, bool(clamp), check_device(device)
         self.steps = self._needed_steps() if steps is None else int(steps)
         self.events = self.late = self.doubles = 0
 
@@ -45,25 +46,32 @@ class Batches:
         order = epoch_order(self.data, self.shuffle, self.seed, self.epoch)
         labels = self.data.labels
         self.events = self.late = self.doubles = 0
+        tally = None if self.device == "cpu" else operations(self.device).new_tally()
         try:
             for k in range(len(self)):
                 chosen = order[k * self.batch : (k + 1) * self.batch]
-                spikes = self._assemble(chosen, k)
-                yield (spikes if self.device == "cpu" else spikes.to(self.device)), labels[chosen]
+                yield self._assemble(chosen, k, tally), labels[chosen]
         finally:
+            if tally is not None:
+                self.late, self.doubles = (int(count) for count in moved(tally, "cpu"))
             self._tell()
 
-    def _assemble(self, chosen, k):
+    def _assemble(self, chosen, k, tally):
         events = self.data.events
         first, last = self._bounds(chosen)
         if self.transforms:
             events = self._transformed(events, first, last, k)
             first, last = events.starts[:-1], events.starts[1:]
+        self.events += int((last - first).sum())
+        if tally is not None:
+            return operations(self.device).assemble(
+                events, first, last, width=self.width, steps=self.steps, dt=self.dt, nearest=self.binning == "round",
+                clamp=self.clamp, tally=tally, kept=None if self.transforms else self.data.resident,
+            )  # fmt: skip
         indptr, indices, late, doubles = assemble(
             events.times, events.units, first, last,
             width=self.width, steps=self.steps, n=events.n, nearest=self.binning == "round", clamp=self.clamp,
         )  # fmt: skip
-        self.events += int((last - first).sum())
         self.late += int(late.sum())
         self.doubles += int(doubles.sum())
         return Spikes(indptr, indices, (len(chosen), self.steps, events.n), dt=self.dt, space=events.space)

@@ -6,13 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from nsim.backend import adopted, check_device, operations
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
 from nsim.datasets.find import Source, find
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.events import Spikes, tick
+from nsim.kernels.assemble import assemble
 
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -148,16 +151,59 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     Events of space (H, W, 1), a sample's in order of time and unit.
     """
     count, height, width = images.shape
-    seconds = first_spike(np.arange(256) / 255.0, tau, thr)
-    bright = np.isfinite(seconds)
-    table = np.zeros(256, np.int32)
-    table[bright] = np.rint(seconds[bright] * 1e6)
+    table, bright = _table(tau, thr)
     flat = images.reshape(count, height * width)
     order = np.argsort(255 - flat, axis=1, kind="stable")  # brightest first; equal pixels in order of unit
     pixels = np.take_along_axis(flat, order, axis=1)
     keep = bright[pixels]
     times, units = table[pixels[keep]], order[keep].astype(np.uint16 if height * width < 65_536 else np.uint32)
     return Events(times, units, row_starts(keep.sum(axis=1)), (height, width, 1))
+
+
+def _table(tau, thr):
+    """First spike of each value of a pixel in whole microseconds, int32 [256], and whether it has one."""
+    seconds = first_spike(np.arange(256) / 255.0, tau, thr)
+    bright = np.isfinite(seconds)
+    table = np.zeros(256, np.int32)
+    table[bright] = np.rint(seconds[bright] * 1e6)
+    return table, bright
+
+
+def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Spikes:
+    """Latency-coded pictures as a batch of events, [S, T, H W]; see `FashionMNIST`.
+
+    Parameters
+    ----------
+    images : uint8 [S, H, W]
+        The current is pixel / 255. With device="cuda" also an array of any library on the GPU.
+    dt : float, seconds; steps : int
+        T; later spikes are left out.
+    tau : float, seconds
+    thr : float
+    device : "cpu" or "cuda"
+        Where to encode them.
+
+    Raises
+    ------
+    ShapeError, ParameterError
+        If the pictures are not bytes [S, H, W], or dt or steps are impossible.
+    """
+    images = adopted(images) if device != "cpu" else np.asarray(images)
+    if len(images.shape) != 3 or images.dtype != np.uint8 or 0 in images.shape:
+        raise ShapeError(f"latency_spikes: pictures of {images.dtype} {tuple(images.shape)}; expected uint8 [S, H, W]")
+    width = tick(dt)
+    if steps < 1:
+        raise ParameterError(f"latency_spikes: steps = {steps}; expected at least 1")
+    if device != "cpu":
+        table, bright = _table(tau, thr)
+        never = np.iinfo(np.int32).max
+        table = np.where(bright, table, never).astype(np.int32)
+        return operations(check_device(device)).latency(images, table, width=width, steps=int(steps), dt=float(dt))
+    events = latency_events(images, tau, thr)
+    indptr, indices, _, _ = assemble(
+        events.times, events.units, events.starts[:-1], events.starts[1:], width=width, steps=int(steps), n=events.n
+    )
+    return Spikes(indptr, indices, (len(images), int(steps), events.n), dt=dt, space=events.space)
 
 
 def _read(images_path, labels_path, tau, thr):

@@ -71,6 +71,7 @@ class EventData(Labelled):
         super().__init__(labels, name=name, classes=classes, index=index)
         self.events, self.n, self.space = events, events.n, events.space
         self._speakers, self.told = speakers, set()
+        self.resident = {}  # what a device keeps of the events; shared with parts of this data set
 
     def __repr__(self):
         size = f"{len(self):,} samples of {self.n} units, {self.n_classes} classes, {self.n_events:,} events"
@@ -151,10 +152,12 @@ class EventData(Labelled):
         clamp : bool
             Keep one event of those that share neuron and step (the paper's setting for training).
         device : str
-            Other than "cpu": each batch goes through `Spikes.to(device)`.
+            "cuda": the events are copied to the device once and stay there, and batches are made from them there; with
+            `transform`, the events of each batch are copied.
 
         The result counts as it goes: `.events` read, `.late` (at or after T, left out), `.doubles` (share neuron and
-        step with another). Their sums are told in one EventWarning the first time that a data set meets a setting.
+        step with another); on a device the latter two once the epoch is over. Their sums are told in one
+        EventWarning the first time that a data set meets a setting.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """nsim: spiking neural networks at the cost of their spikes."""
 
-from nsim import ann, convert, losses, neurons, nn, ops, optim, plot, surrogates
+from nsim import ann, convert, cuda, losses, neurons, nn, ops, optim, plot, surrogates
 from nsim.errors import (
     DataError,
     DeviceError,
@@ -11,6 +11,7 @@ from nsim.errors import (
     NsimError,
     ParameterError,
     ShapeError,
+    StepOverflow,
     TrainingError,
 )
 from nsim.evaluation import evaluate

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from contextlib import nullcontext
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from nsim import cuda
 from nsim.errors import DeviceError
 from nsim.kernels import conv, drive, readout, sweep
 from nsim.kernels.surrogate import make_surrogate
@@ -21,11 +22,69 @@ def check_device(device: str) -> str:
     """The name of a device that this installation has, or a DeviceError that says what is missing."""
     if device not in PACKAGES:
         raise DeviceError(f"device {device!r}: expected one of {', '.join(PACKAGES)}")
-    if importlib.util.find_spec(PACKAGES[device]) is None:
-        raise DeviceError(
-            f"device {device!r} needs the package {PACKAGES[device]}, which this installation does not have"
-        )
+    if device == "cuda":
+        cuda.check()
     return device
+
+
+@cache
+def operations(device: str):
+    """The table of a device: a module with one function for each operation, under the name that it has in nsim."""
+    return importlib.import_module(f"{PACKAGES[device]}.operations")
+
+
+def device_of(*things) -> str:
+    """The device that arrays, tensors, events or layers lie on; DeviceError where they lie on several."""
+    found = {thing.device for thing in things if hasattr(thing, "device")}
+    if len(found) > 1:
+        raise DeviceError(
+            f'arguments lie on {" and ".join(sorted(found))}; bring them together with .to("cuda") or .to("cpu")'
+        )
+    return found.pop() if found else "cpu"
+
+
+def per_device(function):
+    """The function itself where the first argument lies on the CPU, else the operation of its name on that device.
+
+    Raises
+    ------
+    DeviceError
+        If the device has no such operation.
+    """
+    name = function.__name__.lstrip("_")
+
+    @wraps(function)
+    def dispatched(first, *args, **options):
+        device = first.device
+        there = function if device == "cpu" else getattr(operations(device), name, None)
+        if there is None:
+            raise DeviceError(f'{name} has no form on {device}; bring its arguments to the CPU with .to("cpu")')
+        return there(first, *args, **options)
+
+    return dispatched
+
+
+def on_device(x) -> bool:
+    """Whether an array lies on another device than the CPU."""
+    return getattr(x, "device", "cpu") != "cpu"
+
+
+def adopted(x):
+    """An array of another library on a device as one of ours, on the same memory; everything else as it is."""
+    foreign = hasattr(x, "__cuda_array_interface__") or (hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray))
+    if not foreign or hasattr(x, "copy_to_host") or not cuda.is_available():
+        return x
+    table = operations("cuda")
+    return table.adopted(x) if table.is_foreign(x) else x
+
+
+def moved(array, device: str):
+    """An array on a device; itself where it is there already."""
+    if device_of(array) == device:
+        return array
+    if device == "cpu":
+        return operations(array.device).to_host(array)
+    return operations(check_device(device)).to_device(array)
 
 
 _compiled = {}

@@ -30,7 +30,11 @@ class TrainingError(NsimError, RuntimeError):
 
 
 class DeviceError(NsimError, RuntimeError):
-    """A device was asked for that this machine or installation does not have."""
+    """A device was asked for that this machine or installation does not have, or for something that it cannot do."""
+
+
+class StepOverflow(NsimError, RuntimeError):
+    """Lists on a device were too short for a training step. They have grown; make the step again, from its batch on."""
 
 
 class MissingPackageError(NsimError, ImportError):

@@ -32,7 +32,7 @@ class Result:
     spikes_per_neuron: list[float]
 
 
-def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning="floor") -> Result:
+def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning="floor", device=None) -> Result:
     """Run a net over a data set in evaluation mode, without a tape.
 
     Parameters
@@ -44,6 +44,8 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     loss : function (output, labels) -> Tensor, default `losses.cross_entropy`
     clamp, binning : passed on to `data.batches`
         Whether to keep at most one event for each neuron and step; "floor" or "round".
+    device : "cpu" or "cuda", optional
+        Where to run; the net is moved there. Default: where it lies.
 
     Raises
     ------
@@ -52,11 +54,13 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     """
     loss, totals = with_lengths(loss), Totals(net)
     training = net.training
+    if device is not None:
+        net.to(device)
     net.eval()
     try:
         with no_grad():
-            for spikes, labels in batches_of(data, batch, dt, steps, clamp, binning):
-                output, hidden = net(spikes, hidden=True)
+            for spikes, labels in batches_of(data, batch, dt, steps, clamp, binning, net.device):
+                output, hidden = net(spikes.to(net.device), hidden=True)
                 value = loss(output, labels, spikes.lengths).item()
                 totals.add(spikes, labels, output, hidden, value)
     finally:
@@ -118,10 +122,13 @@ class Totals:
         return f"loss {means['loss']:.4f}, accuracy {means['accuracy']:.1%}, spikes/neuron {spikes}"
 
 
-def batches_of(data, batch, dt, steps, clamp, binning, **options):
-    """The batches of a data set; clamp and binning are passed only where they differ from the default."""
+def batches_of(data, batch, dt, steps, clamp, binning, device, **options):
+    """The batches of a data set; clamp and binning are passed only where they differ from the default, the device where
+    the data set can make its batches there."""
     special = {"clamp": clamp} if clamp else {}
     special |= {} if binning == "floor" else {"binning": binning}
+    if device != "cpu" and "device" in inspect.signature(data.batches).parameters:
+        special["device"] = device
     return data.batches(batch, dt=dt, steps=steps, **special, **options)
 
 
@@ -135,7 +142,7 @@ def with_lengths(loss):
 
 def _class_scores(output, lengths):
     """[B, C] from a readout, a readout at every step (its sum over true steps) or spikes (their counts)."""
-    scores = (output.counts() if hasattr(output, "counts") else output).data
+    scores = (output.counts() if hasattr(output, "counts") else output).numpy()
     if scores.ndim == 3:
         scores = np.where(losses.step_mask(lengths, *scores.shape[:2])[:, :, None], scores, 0).sum(axis=1)
     return scores
@@ -146,6 +153,8 @@ def _active_sites(spikes, band):
     active = spikes.active
     if active is None:
         return np.nan
+    if spikes.device != "cpu":
+        return spikes.n_active
     if not active.dense or band is None:
         return active.u.size
     return sum(np.count_nonzero(np.abs(u) < band) for u in active.u)

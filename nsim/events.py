@@ -98,6 +98,8 @@ class Spikes:
     Source: nsim's own format; the active set is that of Perez-Nieves & Goodman 2021, section 3.2.
     """
 
+    device = "cpu"
+
     def __init__(self, indptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None):
         self.shape = tuple(int(k) for k in shape)
         if len(self.shape) != 3 or min(self.shape) < 1:

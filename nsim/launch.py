@@ -30,6 +30,7 @@ class Room:
     spikes: int = 0
     active: int = 0
     dense: bool = False
+    on_device: object = None  # what another device keeps of the layer
 
 
 def no_trace(dtype) -> Trace:

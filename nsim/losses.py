@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import ops
+from nsim.backend import per_device
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
 
@@ -53,6 +54,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     return _weighted_cross_entropy(scores, labels, weight, label_smoothing)
 
 
+@per_device
 def _weighted_cross_entropy(scores, labels, weight, smoothing):
     """Sum over rows of weight times cross-entropy; rows of weight 0 are not looked at, so they may hold anything."""
     used = np.flatnonzero(weight)
@@ -117,8 +119,12 @@ def spike_rate_upper(spikes, limit, strength=0.06) -> Tensor:
     Source: Perez-Nieves & Goodman 2021, supplement; limit 1 (MNIST kinds) or 10 (SHD).
     """
     layers = _layers("spike_rate_upper", spikes, limit, strength)
-    excess = (ops.relu(ops.mean(layer.counts(), axis=1) - limit) for layer in layers)
-    return _added(ops.mean(part) * strength for part in excess)
+    return _added(_rate_upper(layer.counts(), limit, strength) for layer in layers)
+
+
+@per_device
+def _rate_upper(counts, limit, strength):
+    return ops.mean(ops.relu(ops.mean(counts, axis=1) - limit)) * strength
 
 
 def spike_rate_lower(spikes, limit=1e-3, strength=100.0) -> Tensor:
@@ -141,8 +147,13 @@ def spike_rate_lower(spikes, limit=1e-3, strength=100.0) -> Tensor:
     Source: Perez-Nieves & Goodman 2021, supplement; the closest approach is nsim's own.
     """
     layers = _layers("spike_rate_lower", spikes, limit, strength)
-    missing = (ops.relu(limit - layer.counts(wake=True)) for layer in layers)
-    return _added(ops.mean(part * part) * strength for part in missing)
+    return _added(_rate_lower(layer.counts(wake=True), limit, strength) for layer in layers)
+
+
+@per_device
+def _rate_lower(counts, limit, strength):
+    missing = ops.relu(limit - counts)
+    return ops.mean(missing * missing) * strength
 
 
 def check_labels(labels, batch: int, classes: int) -> np.ndarray:

@@ -7,13 +7,17 @@ in the parameter's own dtype.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from numba import njit
 
+from nsim.backend import moved, on_device, operations, per_device
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
+from nsim.tape import Tensor
 
 
+@per_device
 @njit(cache=True, error_model="numpy")
 def _sgd(w, grad, buffer, lr, momentum, decay, nesterov):
     """buffer <- momentum buffer + g; w <- w - lr (g + momentum buffer if nesterov else buffer)."""
@@ -23,12 +27,14 @@ def _sgd(w, grad, buffer, lr, momentum, decay, nesterov):
         w[k] -= lr * (g + momentum * buffer[k] if nesterov else buffer[k])
 
 
+@per_device
 @njit(cache=True, error_model="numpy")
 def _sgd_plain(w, grad, lr, decay):
     for k in range(w.size):
         w[k] -= lr * (grad[k] + decay * w[k])
 
 
+@per_device
 @njit(cache=True, error_model="numpy")
 def _adam(w, grad, m, v, rest1, beta2, rest2, size, root, eps, keep):
     """rest = 1 - beta; size = lr / (1 - beta1^t); root = sqrt(1 - beta2^t); keep = 1 - lr weight_decay."""
@@ -93,22 +99,31 @@ class Optimizer:
             If a gradient has another shape than its parameter.
         """
         self._check()
-        moved = False
-        for name, p in self.params.items():
-            if p.grad is None:
-                continue
-            grad = np.asarray(p.grad, p.dtype)
-            if grad.shape != p.shape:
-                raise ShapeError(f"parameter {name!r} has shape {p.shape}, its gradient {grad.shape}")
-            if not p.data.flags.c_contiguous:
-                p.data = np.ascontiguousarray(p.data)
-            self.steps[name] += 1
-            self._move(name, p.data.reshape(-1), np.ascontiguousarray(grad).reshape(-1), p.dtype.type)
-            moved = True
-        if not moved:
+        named = {name: p for name, p in self.params.items() if p.grad is not None}
+        if not named:
             raise GradientError(
                 f"{type(self).__name__}.step(): no parameter has a gradient; call loss.backward() first"
             )
+        for name, p in named.items():
+            if p.grad.shape != p.shape:
+                raise ShapeError(f"parameter {name!r} has shape {p.shape}, its gradient {p.grad.shape}")
+            for arrays in self.state.values():
+                arrays[name] = moved(arrays[name], p.device)
+            self.steps[name] += 1
+            if on_device(p.data):
+                self._move(name, p.data.reshape(-1), p.grad.reshape(-1), p.dtype.type)
+                continue
+            if not p.data.flags.c_contiguous:
+                p.data = np.ascontiguousarray(p.data)
+            grad = np.ascontiguousarray(p.grad, p.dtype)
+            self._move(name, p.data.reshape(-1), grad.reshape(-1), p.dtype.type)
+        for device in {p.device for p in named.values()} - {"cpu"}:
+            operations(device).when_not_made(partial(self._take_back, list(named)))
+
+    def _take_back(self, names):
+        """Count a step as not made: the device has found that it must not be."""
+        for name in names:
+            self.steps[name] -= 1
 
     def _flat(self, buffer, name):
         return self.state[buffer][name].reshape(-1)
@@ -125,7 +140,7 @@ class Optimizer:
         flat = {name: getattr(self, name) for name in self.options}
         flat |= {f"steps/{name}": count for name, count in self.steps.items()}
         for buffer, arrays in self.state.items():
-            flat |= {f"{buffer}/{name}": a.copy() for name, a in arrays.items()}
+            flat |= {f"{buffer}/{name}": np.array(moved(a, "cpu")) for name, a in arrays.items()}
         return flat
 
     def load_state_dict(self, state: dict):
@@ -151,7 +166,7 @@ class Optimizer:
         self.steps = {name: int(state[f"steps/{name}"]) for name in self.params}
         for buffer, arrays in self.state.items():
             for name, a in arrays.items():
-                a[...] = state[f"{buffer}/{name}"]
+                Tensor(a).set(state[f"{buffer}/{name}"])
 
     def __repr__(self):
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
@@ -260,16 +275,21 @@ def clip_grad_norm(params, max_norm: float) -> float:
 
     Returns
     -------
-    float, the norm before.
+    float, the norm before; on a device a Tensor of it, which nothing waits for until it is read.
 
     Raises
     ------
     TrainingError
-        If a gradient is not finite; the parameter is named.
+        If a gradient is not finite; the parameter is named. Not on a device, where the gradients then become NaN.
     """
     if not max_norm > 0:
         raise ParameterError(f"clip_grad_norm: max_norm = {max_norm}; expected a positive number")
     params = {name: p for name, p in _named("clip_grad_norm", params).items() if p.grad is not None}
+    if device := next((p.device for p in params.values() if on_device(p.grad)), None):
+        grads, squares = operations(device).clipped([p.grad for p in params.values()], max_norm)
+        for p, grad in zip(params.values(), grads, strict=True):
+            p.grad = grad
+        return Tensor(np.sqrt(squares))
     norm = math.sqrt(sum(_square_sum(np.ascontiguousarray(p.grad).reshape(-1)) for p in params.values()))
     if not math.isfinite(norm):
         name = next((n for n, p in params.items() if not np.isfinite(p.grad).all()), "(none: the norm overflowed)")
@@ -287,7 +307,7 @@ def clip_grad_value(params, max_value: float):
         raise ParameterError(f"clip_grad_value: max_value = {max_value}; expected a positive number")
     for p in _named("clip_grad_value", params).values():
         if p.grad is not None:
-            p.grad = np.clip(p.grad, -max_value, max_value)
+            p.grad = np.minimum(np.maximum(p.grad, -max_value), max_value)
 
 
 def constant_lr(lr: float):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.backend import per_device
 from nsim.errors import EventError, ShapeError
 from nsim.events import Active, Spikes, index_dtype
 from nsim.kernels import merge
@@ -30,6 +31,7 @@ def derived(indptr, indices, shape, dtype) -> Active:
     return Active(indptr, indices, np.empty(0, dtype))
 
 
+@per_device
 def flatten(spikes: Spikes) -> Spikes:
     """The same events with space (N,)."""
     out = Spikes(
@@ -39,6 +41,7 @@ def flatten(spikes: Spikes) -> Spikes:
     return record("flatten", out, (spikes,), lambda grad: (grad,))
 
 
+@per_device
 def pool2d(spikes: Spikes, windows: Windows, how: str) -> Spikes:
     """Events of each window, step by step: how = "sum", "mean" (the sum over kh kw) or "max" of its places.
 
@@ -143,6 +146,7 @@ def _nothing(size, steps):
     return Rows(np.zeros(size * steps + 1, np.int64), np.empty(0, np.uint16), np.empty(0, np.float32), steps, 0)
 
 
+@per_device
 def add(a: Spikes, b: Spikes) -> Spikes:
     """All events of both: one that both have counts twice. The gradient goes to both, to each on its own active set.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsim import arrays
-from nsim.backend import check_device, compiled, compiled_surrogate, single_threaded_blas
+from nsim.backend import check_device, compiled, compiled_surrogate, operations, per_device, single_threaded_blas
 from nsim.events import Spikes, index_dtype
 from nsim.kernels import batch, readout
 from nsim.kernels.drive import Sites
@@ -48,6 +48,7 @@ class SpikesGrad:
         return SpikesGrad(plus(self.active, other.active), plus(self.closest, other.closest))
 
 
+@per_device
 def spiking(layer, spikes: Spikes) -> Spikes:
     """The sweep of a spiking layer (see `nsim.nn.Dense`): Spikes [B, T, N_in] to Spikes [B, T, N_out].
 
@@ -59,6 +60,7 @@ def spiking(layer, spikes: Spikes) -> Spikes:
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 
 
+@per_device
 def integrate(layer, spikes: Spikes) -> Tensor:
     """The sweep of a readout layer: Spikes [B, T, N_in] to Tensor [B, T, N_out], or [B, N_out] where it reduces."""
     result, where, _ = readout_forward(layer, spikes)
@@ -249,6 +251,7 @@ class _ReadoutBackward(_Backward):
         return self.gradients(below, grads)
 
 
+@per_device
 def counts(spikes: Spikes, wake: bool = False) -> Tensor:
     """Events of each neuron in each sample, Tensor [B, N]; differentiable where `spikes` comes from a layer.
 
@@ -286,6 +289,7 @@ def _reached(active, shape):
     return number > 0
 
 
+@per_device
 def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
     """Leave out events with probability p and scale the others by 1 / (1 - p).
 
@@ -318,9 +322,35 @@ def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
 
 
 def to(spikes: Spikes, device: str) -> Spikes:
-    """These events on a device; "cpu" is where they are made."""
-    check_device(device)
-    return spikes
+    """These events on a device, without the tape; themselves where they are there already."""
+    if spikes.device == device:
+        return spikes
+    return spikes.to_cpu() if device == "cpu" else operations(check_device(device)).spikes_to_device(spikes)
 
 
-Spikes.counts, Spikes.to = counts, to
+def from_device(ptr, indices, shape, *, dt, values=None, space=None, lengths=None) -> Spikes:
+    """Events that lie on the GPU already, in arrays of any library there, without a copy.
+
+    Parameters
+    ----------
+    ptr : int32 [B, T + 1]
+        Step t of sample b has indices[ptr[b, t]:ptr[b, t + 1]]. Trusted, like `indices`.
+    indices : uint16 or uint32 [at least the number of events]
+        Neurons, ascending within a step; uint16 below 65,536 neurons.
+    shape : (B, T, N)
+    dt : float, seconds
+    values : float32, like indices, optional
+    space, lengths
+        As in Spikes.
+
+    Raises
+    ------
+    DeviceError, ShapeError
+        If there is no GPU here, or an array has the wrong shape or type.
+    """
+    return operations(check_device("cuda")).spikes_from(
+        ptr, indices, shape, dt=dt, values=values, space=space, lengths=lengths
+    )
+
+
+Spikes.counts, Spikes.to, Spikes.from_device = counts, to, staticmethod(from_device)

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from nsim.backend import adopted, device_of, moved, on_device
 from nsim.errors import GradientError
 
 _recording = ContextVar("nsim_recording", default=True)
@@ -43,7 +44,8 @@ class Tensor:
     Parameters
     ----------
     data : array
-        Integers and booleans become float32; float32 and float64 stay as they are and are not copied.
+        Integers and booleans become float32; float32 and float64 stay as they are and are not copied. Arrays on the
+        GPU (nsim's own, or of another library with `__cuda_array_interface__` or DLPack) stay there.
     requires_grad : bool
         Whether `backward` accumulates into `.grad`.
     name : str, optional
@@ -53,7 +55,8 @@ class Tensor:
     __array_priority__ = 1000  # array + tensor is ours
 
     def __init__(self, data, requires_grad=False, name=None):
-        data = np.asarray(data)
+        data = adopted(data)
+        data = data if on_device(data) else np.asarray(data)
         self.data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
         self.requires_grad, self.name = requires_grad, name
         self.grad = None
@@ -75,15 +78,35 @@ class Tensor:
     def size(self):
         return self.data.size
 
+    @property
+    def device(self) -> str:
+        return device_of(self.data)
+
     def __len__(self):
         return len(self.data)
 
     def numpy(self) -> np.ndarray:
-        return self.data
+        """The data as a NumPy array: themselves on the CPU, else a copy, once the device has made them."""
+        return moved(self.data, "cpu")
+
+    def set(self, values):
+        """Overwrite the data, in place."""
+        values = adopted(values)
+        if on_device(self.data):
+            self.data.set(values)
+        else:
+            self.data[...] = values
+
+    def to(self, device: str) -> Tensor:
+        """This tensor on a device; the gradient comes back the same way."""
+        home = self.device
+        if device == home:
+            return self
+        return record("to", Tensor(moved(self.data, device)), (self,), lambda grad: (moved(grad, home),))
 
     def item(self) -> float:
         """The value of a tensor of one element, as a float."""
-        return float(self.data.item())
+        return float(self.numpy().item())
 
     __float__ = item
 
@@ -110,10 +133,14 @@ class Tensor:
                     f"backward() of a tensor of shape {self.shape} needs grad=; reduce it to a number first"
                 )
             grad = np.ones_like(self.data)
-        backward(self, np.asarray(grad, self.dtype).reshape(self.shape))
+        elif not on_device(grad := adopted(grad)):
+            grad = moved(np.asarray(grad, self.dtype).reshape(self.shape), self.device)
+        backward(self, grad)
 
     def __repr__(self):
         label = f", name={self.name!r}" if self.name else ""
+        if on_device(self.data):
+            return f"Tensor({self.shape} on {self.device}{label})"
         return f"Tensor({np.array2string(self.data, precision=4, threshold=8)}{label})"
 
 
@@ -150,8 +177,13 @@ def backward(root, grad):
                 if isinstance(parent, Node):
                     pending[id(parent)] = pending[id(parent)] + part if id(parent) in pending else part
                 else:
-                    parent.grad = np.array(part) if parent.grad is None else parent.grad + part
+                    parent.grad = _own(part) if parent.grad is None else parent.grad + part
         node.vjp, node.parents, node.keep = None, (), None
+
+
+def _own(part):
+    """A gradient that no other node or leaf shares. What lies on another device is never written in place."""
+    return part if on_device(part) else np.array(part)
 
 
 def _order(root):
@@ -185,8 +217,8 @@ def saved_bytes(value) -> int:
         stack = _held(node.vjp)
         while stack:
             held = stack.pop()
-            if isinstance(held, np.ndarray):
-                while isinstance(held.base, np.ndarray):
+            if isinstance(held, np.ndarray) or (on_device(held) and hasattr(held, "base")):
+                while hasattr(held.base, "base"):
                     held = held.base
                 buffers[id(held)] = held.nbytes
             elif isinstance(held, (tuple, list)):

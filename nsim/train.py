@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nsim import io, optim
-from nsim.errors import DataError, ParameterError, TrainingError
+from nsim.backend import moved, operations
+from nsim.errors import DataError, ParameterError, StepOverflow, TrainingError
 from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, with_lengths
 from nsim.events import tick
 
@@ -43,7 +44,7 @@ class History:
 def fit(
     net, data, *, epochs, batch=256, dt, steps, opt=None, loss=None, val=None, transform=None, regularizers=(),
     schedule=None, clip=None, seed=0, out=None, resume=True, patience=None, progress=True, clamp=False,
-    binning="floor", callbacks=(),
+    binning="floor", callbacks=(), device=None,
 ) -> History:  # fmt: skip
     """Train a net.
 
@@ -83,6 +84,9 @@ def fit(
     binning : "floor" or "round"
         Step of an event, in training and validation; see `nsim.datasets`.
     callbacks : functions (net, history dict), called after each epoch's checkpoint
+    device : "cpu" or "cuda", optional
+        Where to train; the net is moved there and stays there. Default: where it lies. A step whose lists prove too
+        short on the device is made again, with the same dropout.
 
     Raises
     ------
@@ -91,6 +95,8 @@ def fit(
     DataError, ParameterError
         If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings.
     """
+    if device is not None:
+        net.to(device)
     opt = optim.Adam(net.parameters()) if opt is None else opt
     run = _Run(
         net=net, data=data, epochs=epochs, batch=batch, dt=dt, steps=steps, opt=opt, loss=with_lengths(loss), val=val,
@@ -231,12 +237,12 @@ class _Run:
             self.opt.lr = float(self.schedule(epoch))
         totals, size = Totals(self.net), len(self.data) if hasattr(self.data, "__len__") else None
         batches = batches_of(
-            self.data, self.batch, self.dt, self.steps, self.clamp, self.binning,
+            self.data, self.batch, self.dt, self.steps, self.clamp, self.binning, self.net.device,
             shuffle=True, seed=self.seed, epoch=epoch, transform=self.transform,
         )  # fmt: skip
         with tqdm(total=size, desc=f"epoch {epoch}/{self.epochs}", unit="sample", disable=not self.progress) as bar:
             for k, (spikes, labels) in enumerate(batches):
-                self.step(spikes, labels, totals, f"epoch {epoch}, batch {k}")
+                self.step(spikes.to(self.net.device), labels, totals, f"epoch {epoch}, batch {k}")
                 bar.set_postfix_str(totals.line(), refresh=False)
                 bar.update(len(labels))
             totals.check()
@@ -250,30 +256,57 @@ class _Run:
             values.append(entry[key])
 
     def step(self, spikes, labels, totals, where):
-        """One batch: forward, loss, backward, one move of the optimiser, which is not made from NaN or infinity."""
+        """One batch; on a device once more where its lists proved too short, with the same dropout."""
+        drawn = {layer: layer.calls for layer in self.net if hasattr(layer, "calls")}
+        while True:
+            try:
+                self.attempt(spikes, labels, totals, where)
+                return
+            except StepOverflow:
+                for layer, calls in drawn.items():
+                    layer.calls = calls
+
+    def attempt(self, spikes, labels, totals, where):
+        """Forward, loss, backward, one move of the optimiser, which is not made from NaN or infinity.
+
+        A device is asked for nothing before all of it is under way: it finds out by itself whether the move is to be
+        made.
+        """
         try:
             output, hidden = self.net(spikes, hidden=True)
         except ParameterError as error:
             if bad := _bad_parameter(self.net):
                 raise TrainingError(f"{where}: {bad}; {self.last_good}") from error
             raise
-        loss = self.loss(output, labels, spikes.lengths)
-        value, total = loss.item(), loss
+        total = loss = self.loss(output, labels, spikes.lengths)
         for regularizer in self.regularizers:
             total = total + regularizer(hidden)
-        if not np.isfinite(total.item()):
-            blame = _blame(self.net, spikes, hidden, output)
-            raise TrainingError(
-                f"{where}: the loss is {total.item()}; {blame}; lower lr or give clip=; {self.last_good}"
-            )
-        totals.add(spikes, labels, output, hidden, value, total.item() - value)
         self.opt.zero_grad()
         total.backward()
-        if bad := _bad_gradient(self.net):
-            raise TrainingError(f"{where}: {bad}; lower lr or give clip=; {self.last_good}")
+        grads = {p: p.grad for p in self.opt.params.values() if p.grad is not None}
+        device = None if total.device == "cpu" else operations(total.device)
+        if device is None:
+            self.judge(spikes, output, hidden, total, where)
+        else:
+            device.guard([total.data, *grads.values()])
         if self.clip is not None:
             optim.clip_grad_norm(self.opt.params, self.clip)
         self.opt.step()
+        if device is not None and device.take_bad():
+            for p, grad in grads.items():  # as they were before clipping
+                p.grad = grad
+            self.judge(spikes, output, hidden, total, where)
+        totals.add(spikes, labels, output, hidden, loss.item(), total.item() - loss.item())
+
+    def judge(self, spikes, output, hidden, total, where):
+        """Stop the training where the loss or a gradient is not finite."""
+        if not np.isfinite(total.item()):
+            blame = _blame(self.net, spikes.to("cpu"), [layer.to("cpu") for layer in hidden], output)
+            raise TrainingError(
+                f"{where}: the loss is {total.item()}; {blame}; lower lr or give clip=; {self.last_good}"
+            )
+        if bad := _bad_gradient(self.net):
+            raise TrainingError(f"{where}: {bad}; lower lr or give clip=; {self.last_good}")
 
     def validate(self, epoch):
         if self.val is None:
@@ -309,16 +342,19 @@ class _Run:
 def _bad_parameter(net):
     """The first parameter that is not finite, in words, or None."""
     for name, p in net.named_parameters().items():
-        if not np.isfinite(p.data).all():
-            return f"layer {name.rpartition('.')[0] or name!r}: parameter {name} holds {_first_bad(p.data)}"
+        if not np.isfinite(p.numpy()).all():
+            return f"layer {name.rpartition('.')[0] or name!r}: parameter {name} holds {_first_bad(p.numpy())}"
     return None
 
 
 def _bad_gradient(net):
     """The gradient that is not finite and nearest to the loss, where the backward pass met it first, or None."""
     for name, p in reversed(net.named_parameters().items()):
-        if p.grad is not None and not np.isfinite(p.grad.sum()) and not np.isfinite(p.grad).all():
-            return f"layer {name.rpartition('.')[0] or name!r}: the gradient of {name} holds {_first_bad(p.grad)}"
+        if p.grad is None:
+            continue
+        grad = moved(p.grad, "cpu")
+        if not np.isfinite(grad.sum()) and not np.isfinite(grad).all():
+            return f"layer {name.rpartition('.')[0] or name!r}: the gradient of {name} holds {_first_bad(grad)}"
     return None
 
 
@@ -332,8 +368,8 @@ def _blame(net, spikes, hidden, output):
     for name, layer in zip(layers, hidden, strict=False):
         if layer.active is not None and not np.isfinite(layer.active.u).all():
             return f"layer {name}: its output comes from a potential of {_first_bad(layer.active.u)}"
-    if hasattr(output, "data") and not np.isfinite(output.data).all():
-        return f"layer {layers[-1]}: its output holds {_first_bad(output.data)}"
+    if hasattr(output, "data") and not np.isfinite(output.numpy()).all():
+        return f"layer {layers[-1]}: its output holds {_first_bad(output.numpy())}"
     return "all layers are finite, so the loss function made it"
 
 

@@ -87,17 +87,20 @@ class TorchNet:
 class Fair(TorchNet):
     """Drive as one product over all steps, `unbind` over time, list and stack, reset detached: cost grows with T."""
 
-    def logits(self, x):
+    def hidden(self, drive):
+        """Spikes [T, B, N] of a layer from its drive, a list of T steps."""
         beta, slope = self.shape.beta, self.shape.slope
+        v = s = torch.zeros_like(drive[0])
+        spikes = []
+        for x_t in drive:
+            v = torch.add(x_t - s.detach(), v, alpha=beta)
+            s = FastSigmoid.apply(v - 1, slope)
+            spikes.append(s)
+        return torch.stack(spikes)
+
+    def logits(self, x):
         for w in self.weights[:-1]:
-            drive = self.unshifted(self.shifted(x) @ w)
-            v = s = torch.zeros_like(drive[0])
-            spikes = []
-            for x_t in drive:
-                v = torch.add(x_t - s.detach(), v, alpha=beta)
-                s = FastSigmoid.apply(v - 1, slope)
-                spikes.append(s)
-            x = torch.stack(spikes)
+            x = self.hidden(self.unshifted(self.shifted(x) @ w))
         beta = self.shape.beta_out
         o = total = 0
         for x_t in self.unshifted((1 - beta) * (self.shifted(x) @ self.weights[-1])):

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
+from nsim.backend import device_of, on_device, per_device
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
@@ -113,7 +114,7 @@ class Connection(Module):
         parameter = self._parameter(name)
         if name not in self.neuron.learn:
             return self.neuron.values[name]
-        return parameter.from_raw(self.raw[name].data.astype(np.float64))
+        return parameter.from_raw(self.raw[name].numpy().astype(np.float64))
 
     def set_value(self, name: str, value):
         """Set a parameter of the neuron, in its own unit."""
@@ -122,7 +123,7 @@ class Connection(Module):
         self._fits(name, value)
         old = self.raw[name]
         if name in self.neuron.learn:
-            old.data[...] = parameter.to_raw(value)
+            old.set(parameter.to_raw(value))
         else:
             self.neuron = copy.copy(self.neuron)
             self.neuron.values = self.neuron.values | {name: value}
@@ -133,6 +134,9 @@ class Connection(Module):
             if parameter.name == name:
                 return parameter
         raise ParameterError(f"{self.label}: {type(self.neuron).__name__} has {', '.join(self.raw)}, not {name!r}")
+
+    def check_for(self, table):
+        table.check_layer(self)
 
     def tensors(self) -> list[Tensor]:
         """The trainable tensors, in the order in which the sweeps give their gradients."""
@@ -150,8 +154,11 @@ class Connection(Module):
                 "make it with Spikes.from_dense(a, dt) from counts [B, T, N], or Spikes.from_events(...)"
             )
         self.space_after(spikes.space)
+        device_of(spikes, *self.parameters())
         for name, tensor in self.named_parameters().items():
             data = tensor.data
+            if on_device(data):
+                continue  # checked where it went there; a look at its values would wait for the device
             if name in self.shapes and (data.shape != self.shapes[name] or not data.flags.c_contiguous):
                 raise ShapeError(
                     f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {self.shapes[name]}; "
@@ -188,12 +195,12 @@ class Connection(Module):
         """
         self._check(spikes)
         size, steps, _ = spikes.shape
-        maker = (self.describe(), spikes.dt)
+        maker = (self.describe(), spikes.dt, self.device)
         if state is None:
             line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
         elif len(state) != 1 or state[0][0] != maker:
             raise ShapeError(
-                f"{self.label}: state of another layer or another dt than {spikes.dt:g} s; "
+                f"{self.label}: state of another layer or device, or another dt than {spikes.dt:g} s; "
                 "give the `state` that a run of this network returned"
             )
         else:
@@ -203,27 +210,31 @@ class Connection(Module):
         neurons_ = np.asarray([] if record is None else record, np.int64)
         if neurons_.size and (neurons_.min() < 0 or neurons_.max() >= self.n_out):
             raise ShapeError(f"{self.label}: record = {neurons_.tolist()}: neurons are 0 to {self.n_out - 1}")
-        rows = rows_of(spikes)
+        source = spikes
         if self.delay:
-            both = join(line, spikes)
-            rows, line = rows_of(both), both.cut(steps, steps + self.delay)
+            source = join(line, spikes.to("cpu"))
+            line = source.cut(steps, steps + self.delay)
         with no_grad():
             run = self._run_spiking if self.neuron.spiking else self._run_readout
-            output, recorded, inner = run(spikes, rows, inner, neurons_)
+            output, recorded, inner = run(spikes, source.to(spikes.device), inner, neurons_)
         fired = [output] if self.neuron.spiking else []
         return Run(output, fired, {0: recorded} if neurons_.size else {}, [(maker, line, inner)])
 
-    def _run_spiking(self, spikes, rows, inner, watch):
+    @per_device
+    def _run_spiking(self, spikes, source, inner, watch):
+        """Run over `spikes`, the drive from the events of `source`: output, recorded states, state after the end."""
         dtype, names = self.weight.dtype, self.neuron.states
         trace = no_trace(dtype)
         if watch.size:
             shape = (*spikes.shape[:2], len(names), len(watch))
             trace = trace._replace(watch=watch, values=np.empty(shape, dtype))
+        rows = rows_of(source)
         out, inner = forward(self, spikes, keep=False, state=inner, product=False, trace=trace, rows=rows)
         return out, {name: trace.values[:, :, k] for k, name in enumerate(names)} if watch.size else {}, inner
 
-    def _run_readout(self, spikes, rows, inner, watch):
-        recorded = {}
+    @per_device
+    def _run_readout(self, spikes, source, inner, watch):
+        recorded, rows = {}, rows_of(source)
         if watch.size:
             traced = sweeps.readout_forward(self, spikes, inner, product=False, rows=rows, reduce=None)[0]
             recorded = {"v": traced[:, :, watch]}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.backend import check_device
+from nsim.backend import adopted, check_device, moved, on_device, operations
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor
 
@@ -64,7 +64,7 @@ class Module:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters by name."""
-        return {name: tensor.data.copy() for name, tensor in self.named_parameters().items()}
+        return {name: np.array(tensor.numpy()) for name, tensor in self.named_parameters().items()}
 
     def load_state_dict(self, values: dict):
         """Set all parameters; names and shapes must match.
@@ -80,14 +80,15 @@ class Module:
             raise ParameterError(
                 f"load_state_dict: missing {missing}, unknown {unknown}; this network has {sorted(own)}"
             )
-        arrays = {name: np.asarray(value) for name, value in values.items()}
+        arrays = {name: adopted(value) for name, value in values.items()}
+        arrays = {name: value if on_device(value) else np.asarray(value) for name, value in arrays.items()}
         for name, value in arrays.items():
             if value.shape != own[name].shape:
                 raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
-            if not np.isfinite(value).all():
+            if not np.isfinite(moved(value, "cpu")).all():
                 raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
         for name, value in arrays.items():
-            own[name].data[...] = value
+            own[name].set(value)
 
     def train(self, on: bool = True):
         """Switch dropout on, here and below."""
@@ -105,10 +106,34 @@ class Module:
         """The space of the events that come out where those that go in have `space`; refuses what does not fit."""
         return space
 
+    @property
+    def device(self) -> str:
+        """Where the parameters lie."""
+        return next((tensor.device for tensor in self.parameters()), "cpu")
+
     def to(self, device: str):
-        """This network on a device; "cpu" is where it is made."""
+        """Move this network to a device, parameters and gradients; "cpu" is where it is made. Returns self.
+
+        Raises
+        ------
+        DeviceError
+            If there is no such device here (the message says what is missing), or a layer is too large for it.
+        ParameterError
+            If a parameter holds NaN or infinity; on a device, no call looks for them.
+        """
         check_device(device)
+        for name, tensor in self.named_parameters().items():
+            if device != "cpu" and tensor.device == "cpu" and not np.isfinite(tensor.data).all():
+                raise ParameterError(f"{name} holds NaN or infinity")
+        if device != "cpu":
+            self.check_for(operations(device))
+        for tensor in self.parameters():
+            tensor.data = moved(tensor.data, device)
+            tensor.grad = None if tensor.grad is None else moved(tensor.grad, device)
         return self
+
+    def check_for(self, table):
+        """Raise a DeviceError if a device, given by its table of operations, cannot take this layer."""
 
     def describe(self) -> dict:
         """JSON-able description from which `nn.build` makes the same network, but for its parameters."""

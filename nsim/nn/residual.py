@@ -51,6 +51,10 @@ class Residual(Module):
         for key, part in self.parts.items():
             part.rename(f"{name}.{key}" if name else key)
 
+    def check_for(self, table):
+        for part in self.parts.values():
+            part.check_for(table)
+
     def space_after(self, space):
         spaces = [part.space_after(space) for part in self.parts.values()]
         if tuple(spaces[0]) != tuple((*spaces, space)[1]):

@@ -33,14 +33,14 @@ class Dropout(Module):
         self.seed(0)
 
     def seed(self, seed, epoch=0):
-        self._key, self._calls = (int(seed), int(epoch)), 0
+        self._key, self.calls = (int(seed), int(epoch)), 0
 
     def __call__(self, spikes: Spikes) -> Spikes:
         if not self.training or self.p == 0:
             return spikes
         place = sum(ord(c) * 31**k for k, c in enumerate(self.name))
-        draw = np.random.SeedSequence((*self._key, place, self._calls)).generate_state(1, np.uint64)[0]
-        self._calls += 1
+        draw = np.random.SeedSequence((*self._key, place, self.calls)).generate_state(1, np.uint64)[0]
+        self.calls += 1
         return sweeps.dropout(spikes, self.p, draw, self.per == "event")
 
     def run(self, spikes, state=None, record=None) -> Run:
@@ -142,6 +142,10 @@ class Sequential(Module):
 
     def named_parameters(self):
         return {f"{k}.{name}": t for k, layer in enumerate(self) for name, t in layer.named_parameters().items()}
+
+    def check_for(self, table):
+        for layer in self.layers:
+            layer.check_for(table)
 
     def train(self, on=True):
         for layer in self.layers:

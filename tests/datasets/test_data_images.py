@@ -7,9 +7,10 @@ import struct
 import numpy as np
 import pytest
 
-from nsim.datasets import MNIST, FashionMNIST, first_spike, latency_events
+from nsim.datasets import MNIST, FashionMNIST, first_spike, latency_events, latency_spikes
 from nsim.datasets.archives import read_idx
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.events import Spikes
 
 
 def test_first_spike_is_when_a_charged_membrane_reaches_threshold():
@@ -36,6 +37,21 @@ def test_events_are_the_formula(idx_files):
                 expected.append((round(1e6 * 10e-3 * math.log(x / (x - 0.3))), unit))
         part = slice(events.starts[k], events.starts[k + 1])
         assert list(zip(events.times[part].tolist(), events.units[part].tolist(), strict=True)) == sorted(expected)
+
+
+def test_pictures_straight_to_spikes():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    events = latency_events(images, tau=10e-3, thr=0.3)
+    wanted = Spikes.from_events(
+        events.samples, events.times * 1e-6, events.units, batch=3, n=20, steps=40, dt=1e-3, space=(4, 5, 1)
+    )
+    found = latency_spikes(images, dt=1e-3, steps=40, tau=10e-3, thr=0.3)
+    assert found.space == (4, 5, 1) and np.array_equal(found.to_dense(), wanted.to_dense()) and found.n_events > 20
+    for wrong in (images[0], images.astype(float), images[:0]):
+        with pytest.raises(ShapeError, match=r"expected uint8 \[S, H, W\]"):
+            latency_spikes(wrong, dt=1e-3, steps=40)
+    with pytest.raises(ParameterError, match="steps = 0"):
+        latency_spikes(images, dt=1e-3, steps=0)
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST])

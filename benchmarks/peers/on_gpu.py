@@ -1,0 +1,219 @@
+"""The peers of benchmarks/gpu.py, on the GPU: nsim, and those on PyTorch with their weights and batches moved there.
+
+Times are from device events, of work that is already queued behind them; peaks are what a step adds to what is held
+before it (weights, optimiser, batch). Without a GPU nsim runs in the simulator, PyTorch on the CPU, timed by the clock.
+"""
+
+import time
+
+import torch
+
+from benchmarks.common import versions
+from benchmarks.floor import seconds as device_seconds
+from benchmarks.peers import nsim_net, torch_net
+from nsim import optim
+from nsim.errors import StepOverflow
+from nsim_cuda.memory import POOL
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Nsim(nsim_net.Net):
+    """nsim on device "cuda", through its public names; only the peak is asked of its pool of memory."""
+
+    def __init__(self, shape, weights, threads, band=0.2):
+        super().__init__(shape, weights, threads, band)
+        self.net.to("cuda")
+        self.optimizer = optim.Adam(self.net.parameters(), lr=1e-3)
+
+    @property
+    def versions(self):
+        return versions("nsim-snn", "numba", "numba-cuda", "cuda-toolkit", "numpy")
+
+    def prepare(self, events):
+        spikes, labels = super().prepare(events)
+        return spikes.to("cuda"), labels
+
+    def train(self, batch):
+        """A step as users write it, but for reading the loss: that would wait for the device."""
+        loss = self.forward(batch)
+        self.backward(loss)
+        self.optimizer.step()
+        return loss
+
+    def settled(self, batch):
+        """The loss of a step, made again where the lists on the device were too short for it."""
+        while True:
+            try:
+                return self.train(batch).item()
+            except StepOverflow:
+                continue
+
+    def device_loss(self, batch):
+        return self.settled(batch)
+
+    def device_step(self, batch):
+        self.settled(batch)
+        return device_seconds(lambda: self.train(batch), repeats=1)
+
+    def device_parts(self, batch):
+        """Forward; and backward as what forward and backward take beyond it."""
+        self.settled(batch)
+        forward = device_seconds(lambda: self.forward(batch), repeats=1)
+        return forward, device_seconds(lambda: self.backward(self.forward(batch)), repeats=1) - forward
+
+    def device_peak(self, batch):
+        self.settled(batch)
+        before = POOL.in_use
+        POOL.reset_peak()
+        self.settled(batch)
+        return POOL.peak - before
+
+
+class OnGpu:
+    """Makes a peer on PyTorch run on the GPU and measures it there. Put before the peer's class."""
+
+    def make(self, weights):
+        super().make(weights)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(DEVICE)
+
+    @property
+    def versions(self):
+        return f"{versions(*self.packages)}, torch's CUDA {torch.version.cuda}"
+
+    def prepare(self, events):
+        x, labels = super().prepare(events)
+        return x.to(DEVICE), labels.to(DEVICE)
+
+    def train(self, batch):
+        self.backward(self.forward(batch))
+        self.optimizer.step()
+
+    def device_loss(self, batch):
+        return self.forward(batch).item()
+
+    def device_step(self, batch):
+        return torch_seconds(lambda: self.train(batch))
+
+    def device_parts(self, batch):
+        forward = torch_seconds(lambda: self.forward(batch))
+        return forward, torch_seconds(lambda: self.backward(self.forward(batch))) - forward
+
+    def device_peak(self, batch):
+        self.train(batch)
+        return torch_peak(lambda: self.train(batch))
+
+
+class Fair(OnGpu, torch_net.Fair):
+    pass
+
+
+class PaperLoop(OnGpu, torch_net.PaperLoop):
+    pass
+
+
+class Graphed(Fair):
+    """The fair dense loop, recorded once as a CUDA graph and replayed: no Python and no launches between its kernels.
+
+    Forward, forward and backward, and the whole step are a graph each; backward is the second less the first.
+    """
+
+    def prepare(self, events):
+        batch = super().prepare(events)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3, fused=True, capturable=True)
+        self.loss, first = None, [parameter.detach().clone() for parameter in self.parameters()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.train(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graphs = {}
+        works = {"forward": self.keep_loss, "both": self.both, "step": super().train}
+        for name, work in works.items():
+            self.optimizer.zero_grad(set_to_none=True)
+            graph = self.graphs[name] = torch.cuda.CUDAGraph()
+
+            def capture(graph=graph, work=work):
+                with torch.cuda.graph(graph):
+                    work(batch)
+
+            self.peak = torch_peak(capture)  # the last one's, of the whole step, stays
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), first, strict=True):
+                parameter.copy_(value)  # as the others start, so that losses can be compared
+        return batch
+
+    def keep_loss(self, batch):
+        self.loss = self.forward(batch)
+
+    def both(self, batch):
+        self.backward(self.forward(batch))
+
+    def device_loss(self, batch):
+        self.graphs["forward"].replay()
+        return self.loss.item()
+
+    def device_step(self, batch):
+        return torch_seconds(self.graphs["step"].replay)
+
+    def device_parts(self, batch):
+        forward = torch_seconds(self.graphs["forward"].replay)
+        return forward, torch_seconds(self.graphs["both"].replay) - forward
+
+    def device_peak(self, batch):
+        return self.peak
+
+
+class Compiled(Graphed):
+    """The same, with the operations of a step fused by `torch.compile`.
+
+    The compiler gets one step and not the loop, which it would unroll over all steps; the graph joins the steps.
+    """
+
+    def make(self, weights):
+        super().make(weights)
+        self.lif = torch.compile(lif_step)
+
+    def hidden(self, drive):
+        v = s = torch.zeros_like(drive[0])
+        spikes = []
+        for x_t in drive:
+            v, s = self.lif(x_t, v, s.detach(), self.shape.beta, self.shape.slope)
+            spikes.append(s)
+        return torch.stack(spikes)
+
+
+def lif_step(x_t, v, s, beta, slope):
+    """One step of LIF neurons as in `torch_net.Fair`."""
+    v = torch.add(x_t - s, v, alpha=beta)
+    return v, torch_net.FastSigmoid.apply(v - 1, slope)
+
+
+def torch_seconds(run):
+    """Time of run() after one that is not counted, from device events, or by the clock without a GPU."""
+    run()
+    if DEVICE == "cpu":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    run()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3
+
+
+def torch_peak(run):
+    """Bytes that PyTorch's allocator holds at most during run(), above what it holds before; 0 without a GPU."""
+    if DEVICE == "cpu":
+        run()
+        return 0
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

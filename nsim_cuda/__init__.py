@@ -1,0 +1,1 @@
+"""The CUDA twin of `nsim.kernels`, for `net.to("cuda")`. `nsim.backend` finds it at run time."""

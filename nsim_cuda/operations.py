@@ -1,0 +1,322 @@
+"""The table that `nsim.backend.operations("cuda")` gives: one function for each operation, under its name in nsim.
+
+The sweeps hold what their backward pass needs in objects, so that `nsim.saved_bytes` can read it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsim.sweeps import MODES, SpikesGrad
+from nsim.tape import Tensor, record, recording
+from nsim_cuda import assemble as assembling
+from nsim_cuda import batch as kernels
+from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, status, sweep
+from nsim_cuda.drive import Sites
+from nsim_cuda.elementwise import full
+from nsim_cuda.events import DeviceSpikes, given, put
+from nsim_cuda.launch import nothing
+
+spikes_to_device, spikes_from, to_host = put, given, status.read
+check_layer = launch.check_layer
+adopted, is_foreign = interop.adopted, interop.is_foreign
+assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
+adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
+
+
+@dataclass
+class Closest:
+    """dL/dcount [B, N] for neurons without an active site in a sample, and whether a sample has any that is not 0."""
+
+    grad: memory.DeviceArray
+    wanted: memory.DeviceArray
+
+    def __add__(self, other):
+        return Closest(self.grad + other.grad, self.wanted + other.wanted)
+
+
+def when_not_made(take_back):
+    """Have `take_back` called if the steps that were launched since the last look at the device turn out not made."""
+    status.status().undo.append(take_back)
+
+
+def take_bad() -> bool:
+    """Whether a number that `guard` was given was not finite."""
+    return status.status().take_bad()
+
+
+def to_device(array):
+    """A NumPy array on the device."""
+    return memory.put(array)
+
+
+def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
+    """See `nsim.sweeps.spiking`."""
+    parents = (spikes, *layer.tensors())
+    keep = recording(*parents)
+    out, _ = launch.forward(layer, spikes, keep=keep)
+    return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
+
+
+def integrate(layer, spikes: DeviceSpikes) -> Tensor:
+    """See `nsim.sweeps.integrate`."""
+    result, where, _ = readout_forward(layer, spikes)
+    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+
+
+def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
+    """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
+
+    `state` to go on from, `source` the events of the drive; `reduce=None` gives the trace, whatever the neuron says.
+    """
+    reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
+    size, steps, _ = spikes.shape
+    n, dtype, mode = layer.weight.shape[1], layer.weight.dtype, MODES[reduce]
+    if state is None:
+        done, states = np.zeros(size, np.int64), launch.at_rest(layer, size)
+        acc = full((size, n), dtype, -np.inf if mode == readout.MAX else 0)
+    else:
+        (states, acc), done = (part.copy() for part in state[:2]), state[2]
+    out = memory.empty((size, steps, n), dtype) if reduce is None else nothing(dtype, 3)
+    where = full((size, n), np.int32, 0) if mode == readout.MAX else nothing(np.int32, 2)
+    rows = launch.rows_of(spikes, layer.delay) if source is None else launch.rows_of(source)
+    threads = jit.block_for(n)
+    jit.start(
+        launch.compiled(layer.neuron, dtype, "forward"), (size, -(-n // threads)), threads, mode, steps,
+        spikes.lengths_on_device(), rows, (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out,
+        acc, where,
+    )  # fmt: skip
+    done = done + (steps if spikes.lengths is None else spikes.lengths)
+    result = out if reduce is None else acc / _divisor(done, dtype) if reduce == "mean" else acc
+    return result, where, (states, acc, done)
+
+
+def run_spiking(layer, spikes, source, inner, watch):
+    """See `nsim.nn.Dense.run`; the state is that of the neurons and who fired last."""
+    (size, steps, _), n, dtype = spikes.shape, layer.weight.shape[1], layer.weight.dtype
+    names, changes = layer.neuron.states, {"after": memory.empty((size, n), np.int32)}
+    if inner is not None:
+        changes["before"] = inner[1]
+    if watch.size:
+        values = memory.empty((size, steps, len(names), len(watch)), dtype)
+        changes |= {"watch": memory.put(watch, np.int32), "values": values}
+    out, states = launch.forward(
+        layer, spikes, keep=False, state=None if inner is None else inner[0], rows=launch.rows_of(source),
+        trace=launch.no_trace(dtype)._replace(**changes),
+    )  # fmt: skip
+    traced = status.read(changes["values"]) if watch.size else None
+    recorded = {name: traced[:, :, k] for k, name in enumerate(names)} if watch.size else {}
+    return out, recorded, (states, changes["after"])
+
+
+def run_readout(layer, spikes, source, inner, watch):
+    """See `nsim.nn.Dense.run`."""
+    recorded = {}
+    if watch.size:
+        traced = readout_forward(layer, spikes, inner, source, reduce=None)[0]
+        recorded = {"v": status.read(traced)[:, :, watch]}
+    output, _, inner = readout_forward(layer, spikes, inner, source)
+    return output, recorded, inner
+
+
+def _divisor(done, dtype):
+    """Steps of each sample as numbers [B, 1], to divide by; one number where all are equal."""
+    return float(done[0]) if (done == done[0]).all() else np.asarray(done, dtype)[:, None]
+
+
+class _Backward:
+    """What both backward sweeps share: the input events, the layer, scratch, and the gradients of the parameters."""
+
+    def __init__(self, layer, spikes):
+        self.layer, self.spikes = layer, spikes
+        self.p = launch.discretised(layer, spikes.dt)
+
+    def prepare(self):
+        layer, spikes = self.layer, self.spikes
+        self.weight, self.recurrent, self.bias = launch.matrices(layer)
+        (n_in, n), dtype, (size, steps, _) = self.weight.shape, self.weight.dtype, spikes.shape
+        self.history, n_states = layer.neuron.needs_history, len(layer.neuron.states)
+        self.below = self.sites_below(dtype)
+        whole = self.below.grad.size > 0 or layer.weight_rec is not None
+        tiles = 1 if whole else -(-n // jit.TILE_BACKWARD)
+        self.width = jit.padded(-(-n // tiles))
+        history_bytes = (steps + 1) * (n_states + 1) * n * dtype.itemsize if self.history else 0
+        groups = jit.groups(size, self.weight.nbytes + self.recurrent.nbytes + history_bytes)
+        self.grid, self.threads = (groups, tiles), jit.BLOCK
+        self.grads = sweep.Gradients(
+            full((groups, n_in, n), dtype, 0),
+            full((groups, *self.recurrent.shape), dtype, 0),
+            full((groups, 0 if layer.bias is None else n), dtype, 0),
+            full((groups, *self.p.shape), dtype, 0),
+        )
+        self.scratch = sweep.Scratch(
+            memory.empty((groups, n_states, n), dtype),
+            memory.empty((groups, n), dtype),
+            memory.empty((groups, n), dtype),
+            memory.empty((groups, n), np.int32),
+            memory.empty((groups, steps + 1, n_states, n) if self.history else (groups, 1, n_states, 0), dtype),
+            memory.empty((groups, steps, n) if self.history else (groups, 1, 0), dtype),
+        )
+
+    def sites_below(self, dtype):
+        """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
+        active = self.spikes.active
+        if not self.spikes.requires_grad or active is None:
+            return Sites(nothing(np.int32, 2), nothing(np.uint16, 1), nothing(dtype, 1), 1)
+        return Sites(active.ptr, active.indices, full(active.u.shape, dtype, 0), self.spikes.tiles)
+
+    def gradients(self):
+        """One gradient for each parent, in the order of (spikes, *layer.tensors())."""
+        layer, dt, grads = self.layer, self.spikes.dt, self.grads
+        wanted = self.spikes.requires_grad and self.spikes.active is not None
+        result = [SpikesGrad(self.below.grad) if wanted else None, launch.summed(grads.w)]
+        if layer.weight_rec is not None:
+            result.append(launch.summed(grads.rec))
+        if layer.bias is not None:
+            result.append(launch.summed(grads.b))
+        if layer.neuron.learn:
+            grad_p = launch.summed(grads.p)
+            for k, parameter in enumerate(layer.neuron.parameters):
+                if parameter.name in layer.neuron.learn:
+                    raw = layer.raw[parameter.name].data
+                    grad = parameter.pullback(raw, dt, grad_p.row(k))
+                    result.append(grad if raw.ndim else grad.sum())
+        return result
+
+
+class _SpikingBackward(_Backward):
+    def __init__(self, layer, spikes, out):
+        super().__init__(layer, spikes)
+        self.own_rows, self.active = launch.rows_of(out), out.active
+
+    def __call__(self, grad):
+        self.prepare()
+        size, steps, _ = self.spikes.shape
+        active, dtype = self.active, self.weight.dtype
+        upstream = full(active.u.shape, dtype, 0) if grad.active is None else grad.active
+        if grad.closest is None:
+            when, du = nothing(np.int32, 2), nothing(dtype, 2)
+        else:
+            when, du = launch.closest(self.layer, self.spikes, grad.closest.grad, grad.closest.wanted)
+        own = sweep.Own(
+            self.own_rows, active.ptr, active.indices, launch.surrogate_at(self.layer, active), upstream, when, du
+        )
+        jit.start(
+            launch.compiled(self.layer.neuron, dtype, "backward", self.history), self.grid, self.threads, size, steps,
+            self.width, launch.rows_of(self.spikes, self.layer.delay),
+            (self.weight, self.recurrent, self.bias, self.p), own, self.below, self.grads, self.scratch,
+            launch.v_init(self.layer),
+        )  # fmt: skip
+        return self.gradients()
+
+
+class _ReadoutBackward(_Backward):
+    def __init__(self, layer, spikes, where):
+        super().__init__(layer, spikes)
+        self.where = where
+
+    def __call__(self, grad):
+        self.prepare()
+        size, steps, _ = self.spikes.shape
+        if self.layer.neuron.reduce == "mean":
+            lengths = np.full(size, steps) if self.spikes.lengths is None else self.spikes.lengths
+            grad = grad / _divisor(lengths, grad.dtype)
+        grad = grad if grad.ndim == 3 else grad.reshape(size, 1, -1)
+        jit.start(
+            launch.compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), self.grid, self.threads,
+            MODES[self.layer.neuron.reduce], size, steps, self.spikes.lengths_on_device(), self.width,
+            launch.rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p), grad,
+            self.where, self.below, self.grads, self.scratch, launch.v_init(self.layer),
+        )  # fmt: skip
+        return self.gradients()
+
+
+def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
+    """See `nsim.sweeps.counts`."""
+    size, _, n = spikes.shape
+    total = memory.empty((size, n), np.float32)
+    values = nothing(np.float32, 1) if spikes.values is None else spikes.values
+    threads = jit.block_for(n)
+    jit.start(
+        kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, spikes.tiles,
+        spikes.width, total,
+    )  # fmt: skip
+    active, tiles = spikes.active, spikes.tiles
+
+    def vjp(grad):
+        if active is None:
+            return (None,)
+        grad = grad.astype(active.u.dtype)
+        out = memory.empty(active.u.shape, active.u.dtype)
+        rows = active.ptr.shape[0]
+        jit.start(kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, tiles, grad, out)
+        closest = None
+        if wake:
+            closest = Closest(memory.empty(grad.shape, grad.dtype), memory.empty(size, np.int32))
+            jit.start(
+                kernels.unreached,
+                size,
+                jit.BLOCK,
+                active.ptr,
+                active.indices,
+                tiles,
+                grad,
+                closest.grad,
+                closest.wanted,
+            )
+        return (SpikesGrad(out, closest),)
+
+    return record("counts", Tensor(total), (spikes,), vjp)
+
+
+def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
+    """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
+    (_, steps, _), rows, tiles = spikes.shape, spikes.ptr.shape[0], spikes.tiles
+    scale, active = np.float32(1 / (1 - p)), spikes.active
+
+    def kept(ptr, indices):
+        mask, threshold = memory.empty(indices.shape, np.uint8), np.uint64(math.ceil(p * 2.0**53))
+        jit.start(
+            kernels.keep_mask, rows, jit.BLOCK, ptr, indices, tiles, steps, np.uint64(seed), threshold, per_event, mask
+        )
+        return mask
+
+    ptr, indices = memory.empty(spikes.ptr.shape, np.int32), memory.empty(spikes.indices.shape, spikes.indices.dtype)
+    values, needs = memory.empty(indices.shape, np.float32), memory.empty((rows, 2), np.int32)
+    jit.start(
+        kernels.thin, rows, jit.BLOCK, spikes.ptr, spikes.indices, launch.rows_of(spikes).values,
+        kept(spikes.ptr, spikes.indices), scale, ptr, indices, values, needs,
+    )  # fmt: skip
+    out = DeviceSpikes(
+        ptr, indices, spikes.shape, dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
+        active=active, tiles=tiles, width=spikes.width, needs=needs,
+    )  # fmt: skip
+
+    def vjp(grad):
+        part = memory.empty(grad.active.shape, grad.active.dtype)
+        mask = kept(active.ptr, active.indices)
+        jit.start(kernels.mask_grad, rows, jit.BLOCK, active.ptr, mask, part.dtype.type(scale), grad.active, part)
+        return (SpikesGrad(part),)
+
+    return record("dropout", out, (spikes,), vjp)
+
+
+def weighted_cross_entropy(scores: Tensor, labels, weight, smoothing) -> Tensor:
+    """See `nsim.losses.cross_entropy`."""
+    loss, grad = losses.cross_entropy(scores.data, labels, weight, smoothing)
+    return record("cross_entropy", Tensor(loss), (scores,), lambda g: (grad * g,))
+
+
+def rate_upper(counted: Tensor, limit, strength) -> Tensor:
+    """See `nsim.losses.spike_rate_upper`."""
+    loss, grad = losses.rate(losses.UPPER, counted.data, limit, strength)
+    return record("spike_rate_upper", Tensor(loss), (counted,), lambda g: (grad * g,))
+
+
+def rate_lower(counted: Tensor, limit, strength) -> Tensor:
+    """See `nsim.losses.spike_rate_lower`."""
+    loss, grad = losses.rate(losses.LOWER, counted.data, limit, strength)
+    return record("spike_rate_lower", Tensor(loss), (counted,), lambda g: (grad * g,))

@@ -1,0 +1,62 @@
+"""Stacks of layers on the device against the oracle, shared by the files of this folder."""
+
+import numpy as np
+
+from nsim import Spikes
+from nsim.backend import moved
+from tests import reference
+from tests.test_sweeps import DT, Stack
+
+
+def stack(name, sizes=(7, 33, 6, 3), gain=(6.0, 4.0), **options):
+    """Two spiking layers and a readout on the device, the first of several tiles, and the same in the oracle."""
+    made = Stack(name, sizes=sizes, gain=gain, **options)
+    made.net.to("cuda")
+    return made
+
+
+def inputs(batch=3, steps=6, n=7, density=0.3, seed=0):
+    """Counts with repeated events among them."""
+    return np.random.default_rng(seed).poisson(density, (batch, steps, n))
+
+
+def check_active(active, record, band):
+    """The active set is exactly the sites inside the band, with their u."""
+    shape, edge = record.u.shape, np.inf if band is None else band
+    rows = np.repeat(np.arange(shape[0] * shape[1]), np.diff(active.indptr))
+    found = np.full((shape[0] * shape[1], shape[2]), np.nan)
+    found[rows, active.indices] = active.u
+    inside = np.abs(record.u.reshape(found.shape)) < edge
+    assert np.array_equal(~np.isnan(found), inside)
+    np.testing.assert_allclose(found[inside], record.u.reshape(found.shape)[inside], atol=1e-5)
+
+
+def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spikes=True):
+    """Spikes, active sets, output and every gradient against the oracle; gradients to `tolerance` of the largest
+    entry."""
+    rng = np.random.default_rng(99)
+    spikes = Spikes.from_dense(counts, DT, lengths=lengths).to("cuda")
+    out, hidden = stack.net(spikes, hidden=True)
+    records = reference.net_forward(stack.oracle, counts.astype(np.float64), lengths)
+    for layer, record in zip(hidden, records, strict=False):
+        assert (np.abs(record.u) > margin).all(), "a site is at the threshold: choose another seed"
+        packed = layer.to("cpu")
+        assert np.array_equal(packed.to_dense(), record.s), "spikes differ"
+        check_active(packed.active, record, stack.oracle[0].band)
+        assert record.s.any() or not wanted_spikes, "the case has no spikes"
+    wanted_out = records[-1].out
+    np.testing.assert_allclose(out.numpy(), wanted_out, rtol=0, atol=tolerance * (1 + np.abs(wanted_out).max()))
+
+    grad = rng.normal(size=out.shape)
+    hidden_grads = {k: rng.normal(size=(len(counts), h.shape[2])).astype(np.float32) for k, h in enumerate(hidden)}
+    weighted = sum(((h.counts() * hidden_grads[k]).sum() for k, h in enumerate(hidden)), start=0.0)
+    ((out * grad).sum() + weighted).backward()
+    spread = {k: np.broadcast_to(g[:, None, :], records[k].s.shape) for k, g in hidden_grads.items()}
+    wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
+    for k, layer in enumerate(stack.layers):
+        for name, tensor in layer.named_parameters().items():
+            truth = wanted.layers[k][name.removeprefix("log_")]
+            scale = max(np.abs(truth).max(), 1e-30)
+            error = np.abs(moved(tensor.grad, "cpu") - truth).max() / scale
+            assert error < tolerance, f"layer {k} {name}: {error:.2e} of the largest entry {scale:.2e}"
+    return wanted, hidden

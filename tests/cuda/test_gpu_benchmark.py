@@ -1,0 +1,196 @@
+"""benchmarks/gpu.py and benchmarks/sanitize.py run in the simulator, say so where they cannot, and count bytes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import floor, gpu
+from benchmarks.shapes import Shape
+from nsim import cuda
+from nsim.neurons import MODELS
+from nsim_cuda import readout, sweep
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape("Test", 700, (200, 300), 20, 500, 1e-3, 0.02, batch=256)
+ROWS = 500 * 256
+
+
+def run(script, *arguments, simulator=True):
+    """A script of benchmarks/ in a process of its own."""
+    env = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
+    env |= {"NUMBA_ENABLE_CUDASIM": "1"} if simulator else {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "new" / "tiny.md"
+    done = run("gpu.py", "--tiny", "--shapes", "fashion", "--repeats", "1", "--warm", "0", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out.read_text(), done.stdout
+
+
+def test_the_benchmark_runs_in_the_simulator(tiny):
+    text, printed = tiny
+    assert text in printed
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0][1:5] == ["framework", "forward, ms", "backward, ms", "step, ms"]
+    assert [row[1] for row in rows[2:]] == ["floor", *gpu.TINY]
+    assert all(float(row[2]) > 0 for row in rows[2:])
+    assert len({row[-1] for row in rows[3:]}) == 1, f"losses differ: {text}"  # the same network on the same events
+    assert "No GPU" in text
+    assert "up to 150 times" in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("--tiny",)])
+def test_without_a_gpu_the_benchmark_says_so(arguments):
+    done = run("gpu.py", *arguments, simulator=False)
+    assert done.returncode == 1
+    assert "benchmarks/gpu.py needs a GPU" in done.stderr
+
+
+def test_the_simulator_measures_nothing_large():
+    done = run("gpu.py")
+    assert done.returncode == 1
+    assert "the simulator takes --tiny only" in done.stderr
+
+
+def test_sanitize_runs_in_the_simulator():
+    done = run("sanitize.py", "--first", "1", "--batch", "2", "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"model {next(iter(MODELS))}, recurrent False, delay 0")
+
+
+def test_without_a_gpu_sanitize_says_so():
+    done = run("sanitize.py", simulator=False)
+    assert done.returncode == 1
+    assert "benchmarks/sanitize.py needs a GPU" in done.stderr
+
+
+def test_sanitize_meets_every_model_and_form():
+    from benchmarks import sanitize
+
+    cases = list(sanitize.cases())
+    assert {case["model"] for case in cases} == {name for name, model in MODELS.items() if model.spiking}
+    assert {case.get("reduce", "sum") for case in cases} == {"sum", "mean", "max", "last", None}
+    assert len({case["optimizer"] for case in cases if "optimizer" in case}) == 3
+    for model in sanitize.SPIKING:
+        of_it = [case for case in cases if case["model"] == model]
+        assert any(case.get("recurrent") for case in of_it)
+        assert any(case.get("learn") for case in of_it)
+        assert any("band" in case for case in of_it)
+
+
+def test_layers_count_what_their_sweeps_touch():
+    first, second, last = floor.layers(SHAPE, [(0.01, 0.03), (0.02, 0.04)])
+    events = int(0.02 * ROWS * 700)
+    assert first == floor.Layer(700, 200, events, 0, int(0.01 * ROWS * 200), int(0.03 * ROWS * 200))
+    assert second == floor.Layer(
+        200, 300, first.events_out, first.active_out, int(0.02 * ROWS * 300), int(0.04 * ROWS * 300)
+    )
+    assert last == floor.Layer(300, 20, second.events_out, second.active_out)
+
+
+def test_bytes_of_a_first_layer():
+    layer = floor.Layer(10, 4, events_in=7, active_in=0, events_out=3, active_out=5)
+    # Events 2 bytes each, active sites 2 and u 4, weights 4, a pointer of 4 for each row of each list.
+    assert layer.forward_bytes(rows=6) == 7 * 2 + 3 * 2 + 5 * 6 + 40 * 4 + 6 * 4 * 3
+    # Events, sites with u and gradient, dW; nothing for inputs that want no gradient.
+    assert layer.backward_bytes(rows=6) == 7 * 2 + 5 * 10 + 40 * 4 + 6 * 4 * 2
+
+
+def test_bytes_of_a_readout():
+    layer = floor.Layer(10, 4, events_in=7, active_in=5)
+    assert layer.forward_bytes(rows=6) == 7 * 2 + 40 * 4 + 6 * 4 * 2
+    # The weights are read for dL/ds below, whose sites are read and whose gradient is written.
+    assert layer.backward_bytes(rows=6) == 7 * 2 + 5 * 6 + 2 * 40 * 4 + 6 * 4 * 2
+
+
+@pytest.mark.parametrize(("speed", "step", "wanted"), [(1e12, 1e-6, "steps"), (1e6, 1e-12, "bytes")])
+def test_the_floor_is_the_larger_of_both(monkeypatch, speed, step, wanted):
+    monkeypatch.setattr(floor, "copy_bandwidth", lambda: speed)
+    monkeypatch.setattr(floor, "empty_step", lambda count, blocks, threads: step * count)
+    rates = [(0.01, 0.03), (0.02, 0.04)]
+    forward, backward, whole = floor.floor(SHAPE, rates)
+    layers = floor.layers(SHAPE, rates)
+    weights = 700 * 200 + 200 * 300 + 300 * 20
+    assert whole == pytest.approx(forward + backward + weights * 28 / speed)
+    if wanted == "bytes":
+        assert forward == pytest.approx(sum(layer.forward_bytes(ROWS) for layer in layers) / speed)
+        assert backward == pytest.approx(sum(layer.backward_bytes(ROWS) for layer in layers) / speed)
+    else:
+        count = 2 * floor.barriers(sweep.make_backward) + floor.barriers(readout.make_backward)
+        assert backward == pytest.approx(500 * step * count)
+
+
+def jit(kernel):
+    return kernel
+
+
+def make_waiting(cuda):
+    def helper():
+        for t in range(3):
+            cuda.syncthreads()
+            print(t)
+
+    @jit
+    def kernel(steps):
+        cuda.syncthreads()
+        for t in range(steps):
+            if t:
+                cuda.syncthreads()
+            for n in range(4):
+                print(n)
+            cuda.syncthreads()
+
+    return kernel, helper
+
+
+def make_without_steps():
+    @jit
+    def kernel(n):
+        return n
+
+    return kernel
+
+
+def test_barriers_are_counted_in_the_loop_over_steps():
+    assert floor.barriers(make_waiting) == 2
+    with pytest.raises(ValueError, match="no kernel with a loop over steps"):
+        floor.barriers(make_without_steps)
+
+
+FOUND = {
+    "nsim": {"forward": 1e-3, "backward": 2e-3, "step": 4e-3, "peak": 2**20, "loss": 1.25},
+    gpu.PAPER: {"forward": 1e-2, "backward": 4e-1, "step": 5e-1, "peak": 2**30, "loss": 1.25},
+    "torch, unbind": {"forward": 1e-2, "backward": 5e-2, "step": 8e-2, "peak": 2**29, "loss": 1.25},
+}
+
+
+def test_rows_and_targets(monkeypatch):
+    monkeypatch.setattr(gpu.floor, "floor", lambda shape, rates: (5e-4, 1e-3, 2e-3))
+    rates = [(0.01, 0.02), (0.03, 0.04)]
+    rows = gpu.rows_of(SHAPE, FOUND, {"SpikingJelly, fused": "no module"}, rates)
+    assert all(len(row) == len(gpu.HEADER) for row in rows)
+    assert {row[0] for row in rows} == {"Test 200 (1.0%, 2.0% / 3.0%, 4.0%)"}
+    assert [row[1] for row in rows] == ["floor", *FOUND, "SpikingJelly, fused"]
+    assert rows[1][2:] == ["1.000", "2.000", "4.000", "1.0x", "1.0x", "2.0", "1.0", "1.2500"]
+    assert rows[2][5:7] == ["200.0x", "125.0x"]
+    assert rows[-1][2] == "did not run: no module"
+    line = gpu.targets(SHAPE, FOUND, rates)
+    assert "forward 2.0, backward 2.0 of the floor" in line
+    assert f"backward 200x faster than {gpu.PAPER}" in line
+    assert "step 20.0x faster than torch, unbind" in line
+    assert "peak 0.2% of that of torch, unbind" in line
+    assert gpu.targets(SHAPE, {"nsim": FOUND["nsim"]}, rates) is None
+
+
+def test_results_are_named_after_the_gpu(monkeypatch):
+    found = cuda.Driver((13, 0), (cuda.Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30),))
+    monkeypatch.setattr(cuda, "driver", lambda: found)
+    assert gpu.results_file() == ROOT / "benchmarks" / "results" / "gpu-nvidia-h100-80gb-hbm3.md"
+    assert gpu.device_line().startswith("NVIDIA H100 80GB HBM3, compute capability 9.0, 80 GiB, driver ")
