@@ -273,6 +273,8 @@ def test_blocks_refuse():
     with pytest.raises(ParameterError, match=r"nn.Dense\(9, 9\) has no spikes to add"):
         nn.Residual(nn.Dense(9, 9, LI()))
     odd = nn.Residual(nn.Conv2d(3, 4, 1, LIF(), size=(7, 6)))
+    with pytest.raises(ShapeError, match=r"nn\.Residual: input is ndarray, expected nsim\.Spikes"):
+        odd(np.zeros((1, 2, 7, 6, 3)))
     with pytest.raises(ShapeError, match=r"nn.Residual: the body gives space \(7, 6, 4\), the shortcut \(7, 6, 3\)"):
         odd(Spikes.from_dense(amounts(), cases.DT, space=SPACE))
 

@@ -1,5 +1,7 @@
 """Convolutional networks of one shape (benchmarks.shapes.ConvShape) in nsim and in torch; see benchmarks/conv.py."""
 
+import time
+
 import numpy as np
 import torch
 
@@ -8,7 +10,20 @@ from benchmarks.peers import nsim_net, torch_net
 from nsim import nn, optim
 
 
-class Nsim(nsim_net.Net):
+class Measured:
+    """What benchmarks/conv.py asks besides a step."""
+
+    def loss(self, batch):
+        return self.forward(batch).item()
+
+    def processor_time(self, batch):
+        """Seconds that all threads of the process compute in a step: what others run meanwhile hardly changes it."""
+        start = time.process_time()
+        self.step(batch)
+        return time.process_time() - start
+
+
+class Nsim(Measured, nsim_net.Net):
     """`nn.Conv2d`, event by event."""
 
     def __init__(self, shape, weights, threads, band=0.2):
@@ -28,11 +43,8 @@ class Nsim(nsim_net.Net):
         spikes = nsim.Spikes(events.indptr, events.indices, events.shape, dt=self.shape.dt, space=self.shape.space)
         return spikes, events.labels
 
-    def loss(self, batch):
-        return self.forward(batch).item()
 
-
-class Torch(torch_net.TorchNet):
+class Torch(Measured, torch_net.TorchNet):
     """conv2d over all steps at once, then the steps of the neurons with `unbind`, list and stack; reset detached."""
 
     def make(self, weights):
@@ -44,9 +56,6 @@ class Torch(torch_net.TorchNet):
         x = events.dense().reshape(self.shape.steps, self.shape.batch, height, width, channels)
         x = np.ascontiguousarray(x.transpose(0, 1, 4, 2, 3))
         return torch.from_numpy(x), torch.from_numpy(events.labels)
-
-    def loss(self, batch):
-        return self.forward(batch).item()
 
     def logits(self, x):
         beta, slope = self.shape.beta, self.shape.slope

@@ -8,6 +8,7 @@ import numpy as np
 
 from nsim.backend import adopted, check_device, moved, on_device, operations
 from nsim.errors import ParameterError, ShapeError
+from nsim.events import Spikes
 from nsim.tape import Tensor
 
 
@@ -46,6 +47,11 @@ class Module:
     @property
     def kind(self) -> str:
         return f"nn.{type(self).__name__}"
+
+    def check(self, spikes):
+        """Refuse what is no batch of events."""
+        if not isinstance(spikes, Spikes):
+            raise ShapeError(f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes")
 
     def through(self, spikes, fired: list):
         """The output for `spikes`; what each layer of spiking neurons inside fires is appended to `fired`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import spatial
-from nsim.errors import ShapeError
 from nsim.events import Spikes
 from nsim.nn.module import Module, Run
 from nsim.windows import Windows, pair, picture
@@ -13,10 +12,6 @@ from nsim.windows import Windows, pair, picture
 
 class Stateless(Module):
     """Base of layers that treat each step by itself and keep nothing: a run is a call."""
-
-    def check(self, spikes):
-        if not isinstance(spikes, Spikes):
-            raise ShapeError(f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes")
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """The same as a call, without a tape."""

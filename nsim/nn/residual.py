@@ -68,6 +68,7 @@ class Residual(Module):
         return self.through(spikes, [])
 
     def through(self, spikes, fired):
+        self.check(spikes)
         self.space_after(spikes.space)
         sides = [part.through(spikes, fired) for part in self.parts.values()]
         return spatial.add(*(*sides, spikes)[:2])
@@ -77,6 +78,7 @@ class Residual(Module):
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape; see `Sequential.run`. States of the layers inside are not recorded."""
+        self.check(spikes)
         self.space_after(spikes.space)
         before = [None] * len(self.parts) if state is None else state[0]
         runs = [part.run(spikes, own) for part, own in zip(self.parts.values(), before, strict=True)]
