@@ -94,8 +94,9 @@ def main():
     logits = fast(tested, STEPS)
     margin = chosen_margin(fast, images[:held], labels[:held])
     early = fast.predict(tested, STEPS, margin=margin)
-    print(f"integrate-and-fire: {(logits[:, -1].argmax(1) == truth).mean():.1%} right after {STEPS} steps; ended at a lead "
-          f"of {margin:.2f}: {(early.classes == truth).mean():.1%} after {early.steps.mean():.1f} on average")  # fmt: skip
+    right, sooner = (logits[:, -1].argmax(1) == truth).mean(), (early.classes == truth).mean()
+    print(f"integrate-and-fire: {right:.1%} right after {STEPS} steps")
+    print(f"ended at a lead of {margin:.0f}: {sooner:.1%} right after {early.steps.mean():.1f} steps on average")
     save(plot.accuracy_over_steps(logits, truth, reference=own), args.out / "accuracy.png")
     return 0
 

@@ -19,6 +19,8 @@ from nsim.errors import DataError
 
 CODES = {"bistable, K = 4": convert.Bistable(phases=4), "IF, signed, bursts of 2": convert.IF(signed=True, burst=2)}
 
+PARTS = ("clipping", "quantisation", "inactivated", "passed")
+
 
 def pictures(args):
     """Images to calibrate with, images to test with, labels, and what the data are called."""
@@ -47,6 +49,16 @@ def network(args):
     return net
 
 
+def tell(net, snn, images, steps):
+    """Print what an image costs and where the error comes from; returns the error's parts."""
+    cost, split = convert.cost(net, snn, images, steps), convert.error_split(net, snn, images, steps)
+    print(f"  an image: {cost.spikes / 1e6:.2f} M spikes, {cost.synapses / 1e6:.0f} M additions of a weight, and")
+    print(f"  {cost.first_layer / 1e6:.1f} M multiply-adds in the first layer; the network: {cost.ann / 1e6:.1f} M")
+    parts = ", ".join(f"{name} {getattr(split, name)[-1]:.1%}" for name in PARTS)
+    print(f"  error of the last layer {split.total[-1]:.1%}: {parts}")
+    return split
+
+
 def main():
     args = command_line(__doc__, "convert-resnet20", files=[("weights", "trained weights of the network")])
     net = network(args)
@@ -61,16 +73,9 @@ def main():
         steps = snn.first_answer if code.staged else 32
         runs[title] = logits = snn(images, steps)
         last = logits[:, -1].argmax(1)
-        cost = convert.cost(net, snn, images[:8], steps)
-        print(f"\n{title}: {snn}")
-        print(
-            f"  {(last == answers).mean():.1%} right after {steps} steps, {(last == output.argmax(1)).mean():.1%} as the network"
-        )
-        print(f"  an image: {cost.spikes / 1e6:.2f} M spikes, {cost.synapses / 1e6:.0f} M additions of a weight, and "
-              f"{cost.first_layer / 1e6:.1f} M multiply-adds in the first layer; the network: {cost.ann / 1e6:.1f} M")  # fmt: skip
-        split = convert.error_split(net, snn, images[:8], steps)
-        print(f"  last layer's error {split.total[-1]:.1%}: {split.clipping[-1]:.1%} clipping, {split.quantisation[-1]:.1%} "
-              f"rounding, {split.inactivated[-1]:.1%} inactivated neurons, {split.passed[-1]:.1%} passed on")  # fmt: skip
+        right, same = (last == answers).mean(), (last == output.argmax(1)).mean()
+        print(f"\n{title}: {snn}\n  {right:.1%} right after {steps} steps, {same:.1%} as the network")
+        split = tell(net, snn, images[:8], steps)
         if code.staged:
             save(plot.error_split(split), args.out / "errors.png")
             for fate in convert.coverage(net, snn)[:6]:
