@@ -31,16 +31,21 @@ COLUMNS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 224, 256, 280)
 
 def codes(depth, steps):
     """(name, code, options of to_spiking, steps); `depth` is the number of layers."""
+    layer = {"per_channel": False}
     return [
         ("bistable, K = 4", convert.Bistable(4), {}, (depth + 1) * 4),
         ("bistable, K = 5", convert.Bistable(5), {}, (depth + 1) * 5),
+        ("bistable, K = 4, percentile 99.97", convert.Bistable(4), {"percentile": 99.97}, (depth + 1) * 4),
+        ("bistable, K = 5, percentile 99.99", convert.Bistable(5), {"percentile": 99.99}, (depth + 1) * 5),
+        ("IF, signed, bursts of 2", convert.IF(signed=True, burst=2), {}, steps // 2),
+        ("IF, signed", convert.IF(signed=True), {}, steps // 2),
+        ("IF, start at half", convert.IF(), {}, steps),
+        ("bistable, K = 4, layer-wise", convert.Bistable(4), layer, (depth + 1) * 4),
+        ("bistable, K = 5, layer-wise", convert.Bistable(5), layer, (depth + 1) * 5),
+        ("IF, start at half, layer-wise", convert.IF(), layer, steps),
+        ("IF, start at zero, layer-wise, maximum", convert.IF("zero"), layer | {"percentile": 100}, steps),
+        ("plain phase, K = 8, layer-wise, maximum", convert.Phase(8), layer | {"percentile": 100}, steps),
         ("bistable, pipelined, K = 4", convert.Bistable(4, pipelined=True), {}, (depth + 1) * 4),
-        ("IF, start at half", convert.IF("half"), {}, steps),
-        ("IF, start at half, by channel", convert.IF("half"), {"per_channel": True}, steps),
-        ("IF, start at zero, maximum", convert.IF("zero"), {"percentile": 100}, steps),
-        ("plain phase, K = 8", convert.Phase(8), {"percentile": 100}, steps),
-        ("IF, signed", convert.IF("half", signed=True), {}, steps // 2),
-        ("IF, signed, bursts of 2", convert.IF("half", signed=True, burst=2), {}, steps // 2),
     ]
 
 
@@ -73,6 +78,8 @@ def accuracy(args, say):
     depth = sum(isinstance(node.operation, ann.ReLU) for node in net)
     rows = []
     for title, code, options, steps in codes(depth, COUNTS[args.network]):
+        if not any(part in title for part in args.codes):
+            continue
         snn = convert.to_spiking(net, calibration, code, **options)
         logits = np.concatenate([snn(images[k : k + 50], steps) for k in range(0, len(images), 50)])
         chosen = logits.argmax(2)
@@ -179,6 +186,7 @@ def main():
     parser.add_argument("--network", choices=COUNTS, default="resnet20")
     parser.add_argument("--weights", type=Path, help="trained weights (default: <network>.safetensors beside the data)")
     parser.add_argument("--data", type=Path, required=False, help="folder of CIFAR-10")
+    parser.add_argument("--codes", nargs="+", default=[""], help="only rows whose names contain one of these")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--last", type=int, default=128, help="last column of the table")

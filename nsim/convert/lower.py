@@ -91,6 +91,15 @@ def reads_images(node: Node, spiking: set[str]) -> bool:
     return any(not other.inputs and other.name not in spiking for other in _linear_part(node, spiking))
 
 
+def analog_part(node: Node, spiking: set[str]) -> set[str]:
+    """Names of the nodes between the images and a node that no population stands between."""
+    found = set()
+    for other in _linear_part(node, spiking):
+        if other.name not in spiking and (not other.inputs or any(i.name in found for i in other.inputs)):
+            found.add(other.name)
+    return found
+
+
 def _linear_part(node, spiking):
     """A node and what it depends on, down to populations and the images; inputs before what reads them."""
     order, stack = {}, [(node, False)]

@@ -13,7 +13,7 @@ from nsim.errors import ParameterError
 
 
 def to_spiking(
-    net: Graph, calibration, neuron: Code | None = None, *, percentile: float = 99.9, per_channel: bool = False
+    net: Graph, calibration, neuron: Code | None = None, *, percentile: float = 99.9, per_channel: bool = True
 ) -> SpikingNetwork:  # fmt: skip
     """A spiking network with nearly the outputs of a trained conventional one.
 
@@ -31,7 +31,8 @@ def to_spiking(
         Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to
         0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact.
     per_channel : bool
-        One threshold for each channel in place of each layer.
+        One threshold for each channel, or, with False, one for each layer. Channels differ: with thresholds of their
+        own the readout of a ResNet-20 at 4 phases is off by a tenth less.
 
     Returns
     -------

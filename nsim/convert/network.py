@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.convert.lower import Population, reads_images, without_spikes
+from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
 from nsim.convert.neurons import Code
 from nsim.convert.simulate import Engine, Schedule, Workspace
 from nsim.errors import ParameterError, ShapeError
@@ -67,6 +67,15 @@ class SpikingNetwork:
         full = np.zeros((len(value), padded(p.size)), np.float32)
         full[:, : p.size] = value.reshape(len(value), -1)
         return full
+
+    @property
+    def populations_of_images(self) -> list[Population]:
+        """Those that the images drive."""
+        return list(self._seen)
+
+    def analog_nodes(self) -> set[str]:
+        """Names of the nodes that are computed from the images without spikes, before the first layer."""
+        return set().union(*(analog_part(node, self._spiking) for node in self._seen.values()))
 
     # Running
 

@@ -35,6 +35,14 @@ class Code:
         """How many values a population at this depth has sent after `total` steps."""
         return total // self.cycle
 
+    def levels(self, sent: int) -> int:
+        """Equal steps that a threshold is cut into where so many values were sent."""
+        return 2**self.cycle
+
+    def top(self, levels: int) -> float:
+        """The largest value that can be sent, in units of the threshold."""
+        return 1 - 1 / levels
+
     def first_answer(self, depth: int) -> int:
         """Steps until a readout at a depth has its first complete value."""
         return (depth + 1) * self.cycle if self.staged else self.cycle
@@ -169,6 +177,12 @@ class IF(Code):
 
     def ends(self, total, depth):
         return np.ones(total, bool)
+
+    def levels(self, sent):
+        return sent
+
+    def top(self, levels):
+        return float(self.burst)
 
 
 class Phase(Code):

@@ -1,0 +1,168 @@
+"""What a conversion did and what it costs: the fate of each node, parts of the error, spikes, synaptic operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from nsim import ann
+from nsim.ann.graph import Graph
+from nsim.convert.network import SpikingNetwork
+from nsim.errors import ParameterError
+
+FOLDED = {
+    ann.Conv2d: "weights of", ann.Linear: "weights of", ann.BatchNorm: "folded into the weights of",
+    ann.Add: "summed by", ann.AvgPool: "average, in the drive of", ann.GlobalAvgPool: "average, in the drive of",
+    ann.Flatten: "order of the weights of",
+}  # fmt: skip
+
+
+class Fate(NamedTuple):
+    """name, operation : of a node of the network; became : what it is in the spiking one, in words; spiking : bool"""
+
+    name: str
+    operation: str
+    became: str
+    spiking: bool
+
+
+def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
+    """What became of each node of the network that was converted, one entry each, in order; relays at the end.
+
+    Every ReLU stands there as a layer of spiking neurons: `to_spiking` refuses what it cannot convert, by name. Analog
+    are the drive of the layers that read the images, and the readout, and they are named so.
+    """
+    made = {p.name: p for p in snn.populations if p.kind in ("neuron", "pool")}
+    seen = {p.name for p in snn.populations_of_images}
+    found = []
+    for node in net:
+        kind = type(node.operation).__name__
+        p = made.get(node.name)
+        if not node.inputs:
+            words = f"analog: constant drive of {', '.join(sorted(seen)) or 'nothing'}"
+        elif p is None:
+            words = f"{_folded(node.operation)} {', '.join(_readers(net, node, made)) or 'the readout, which sums'}"
+        elif p.kind == "pool":
+            words = f"gate that passes the largest of each window, depth {p.depth}"
+        else:
+            words = f"{snn.code}, {p.size:,} neurons, depth {p.depth}, threshold {_span(p.scale)}"
+        found.append(Fate(node.name, kind, words, p is not None))
+    relays = [p for p in snn.populations if p.kind == "relay"]
+    return found + [Fate(p.name, "relay", f"{p.size:,} synchronous neurons, depth {p.depth}", True) for p in relays]
+
+
+def _folded(operation):
+    return next(words for kind, words in FOLDED.items() if isinstance(operation, kind))
+
+
+def _readers(net, node, made):
+    """Names of the layers whose sum a node is part of."""
+    found, stack, seen = [], [node], set()
+    while stack:
+        for reader in net.consumers(stack.pop()):
+            if reader.name in made:
+                found.append(reader.name)
+            elif reader.name not in seen:
+                seen.add(reader.name)
+                stack.append(reader)
+    return list(dict.fromkeys(found))
+
+
+def _span(scale):
+    low, high = scale.min(), scale.max()
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+@dataclass(frozen=True)
+class ErrorSplit:
+    """Root mean square errors of each layer's decoded values, in units of the root mean square activation; arrays [L].
+
+    The error of a neuron is the sum of four parts: clipping, min(a, top) - a, where top is the largest value that can
+    be sent; quantisation, the rounding of what is left; inactivated, what neurons sent whose activation is 0; and
+    passed, the rest: what came with the input, and in rate codes from its timing.
+
+    names : of the layers; inactivated_share : what neurons sent whose activation is 0, of all that the layer sent, [L]
+    """
+
+    names: tuple
+    clipping: np.ndarray
+    quantisation: np.ndarray
+    inactivated: np.ndarray
+    passed: np.ndarray
+    total: np.ndarray
+    inactivated_share: np.ndarray
+
+
+def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSplit:
+    """Where each layer's values differ from the network's, and why; see `ErrorSplit`.
+
+    Parameters
+    ----------
+    net : the Graph that was converted
+    images : float32 [B, C, H, W]
+    steps : int, at least so many that each layer has sent a whole value
+
+    Raises
+    ------
+    ParameterError
+        If steps is below `snn.first_answer`.
+    """
+    if steps < snn.first_answer:
+        raise ParameterError(f"error_split: steps = {steps}; the first complete answer comes after {snn.first_answer}")
+    layers = [p for p in snn.populations if p.kind == "neuron"]
+    sent = snn.activity(images, steps).values
+    _, kept = net.forward(images, keep={p.name for p in layers})
+    rows = []
+    for p in layers:
+        # A pool that waited for its ReLU holds what is the ReLU's in the network.
+        name = p.name if sent[p.name].shape == kept[p.name].shape else net[p.name].inputs[0].name
+        a, b = kept[p.name].astype(np.float64), sent[name].astype(np.float64)
+        levels = snn.code.levels(snn.code.sent(steps, p.depth))
+        step = p.scale / levels
+        clipped = np.minimum(a, p.scale * snn.code.top(levels))
+        rounded = np.minimum(np.floor(clipped / step + 0.5) * step, p.scale * snn.code.top(levels))
+        silent = a <= 0
+        parts = (clipped - a, rounded - clipped, np.where(silent, b, 0), np.where(silent, 0, b - rounded), b - a)
+        size = max(np.sqrt(np.mean(a**2)), np.finfo(float).tiny)
+        share = b[silent].sum() / max(b.sum(), np.finfo(float).tiny)
+        rows.append([*(np.sqrt(np.mean(part**2)) / size for part in parts), share])
+    return ErrorSplit(tuple(p.name for p in layers), *np.array(rows).T)
+
+
+class Cost(NamedTuple):
+    """Means for one image.
+
+    spikes : of all neurons, relays and gates; synapses : synaptic operations, weights added to a membrane because of a
+    spike; first_layer : multiply-adds of the analog drive, computed once for an image; ann : multiply-adds of the
+    network that was converted; rate : spikes of a neuron and step; by_layer : {name: (spikes, synaptic operations)}
+    """
+
+    spikes: float
+    synapses: float
+    first_layer: int
+    ann: int
+    rate: float
+    by_layer: dict
+
+
+def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
+    """Spikes and synaptic operations of an image, beside the multiply-adds of the network that was converted."""
+    found = snn.activity(images, steps)
+    by_layer = {name: (found.spikes[name].mean(), found.synapses[name].mean()) for name in found.spikes}
+    spikes, synapses = (sum(pair[k] for pair in by_layer.values()) for k in (0, 1))
+    shapes = net.shapes(np.shape(images)[1:])
+    every = {node.name: _multiply_adds(node, shapes) for node in net}
+    analog = sum(every[name] for name in snn.analog_nodes())
+    neurons = sum(p.size for p in snn.populations if p.kind in ("neuron", "relay"))
+    return Cost(spikes, synapses, analog, sum(every.values()), spikes / neurons / steps, by_layer)
+
+
+def _multiply_adds(node, shapes):
+    """Products of weights and values that a convolution or a matrix computes; 0 for everything else."""
+    weight = getattr(node.operation, "weight", None)
+    if weight is None or weight.ndim < 2 or not node.operation.parameters():
+        return 0
+    places = int(np.prod(shapes[node.name])) // weight.shape[0]
+    return int(weight.size) * places

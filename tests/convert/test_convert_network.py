@@ -1,0 +1,301 @@
+"""to_spiking and what it gives: folding, pools, errors at the API, prediction with an early end, reports, pictures."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from numba import get_num_threads, set_num_threads
+
+from nsim import ann, convert, plot
+from nsim.convert.calibrate import Histogram
+from nsim.convert.make import assemble
+from nsim.errors import ParameterError, ShapeError
+from tests import convert_reference as oracle
+
+
+def images(batch=6, shape=(2, 8, 8), seed=0):
+    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def network(pool_first=False, seed=0):
+    """Two convolutions with batch norm, a pool, a shortcut and a classifier."""
+    net = ann.Graph(seed=seed)
+    x = net.batch_norm(net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1, name="conv1"), name="norm1")
+    if pool_first:
+        x = net.relu(net.max_pool(x, 2, name="pool"), name="relu1")
+    else:
+        x = net.max_pool(net.relu(x, name="relu1"), 2, name="pool")
+    y = net.relu(net.conv2d(x, 6, 3, padding=1, name="conv2"), name="relu2")
+    y = net.conv2d(y, 6, 3, padding=1, name="conv3")
+    x = net.relu(net.add(y, x, name="add"), name="relu3")
+    net.linear(net.flatten(net.global_avg_pool(x, name="mean"), name="flat"), 4, name="fc")
+    rng = np.random.default_rng(seed)
+    for name, a in net.named_buffers().items():
+        a[...] = rng.uniform(0.5, 2, a.shape) if name.endswith("var") else rng.normal(size=a.shape) / 4
+    return net
+
+
+@pytest.mark.parametrize("pool_first", [False, True])
+def test_many_phases_give_the_network_itself(pool_first):
+    net, x = network(pool_first), images()
+    snn = convert.to_spiking(net, x, convert.Bistable(12), percentile=100)
+    expected, _ = net.forward(x)
+    found = snn(x, snn.first_answer)[:, -1]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=3e-3 * np.abs(expected).max())
+
+
+def test_integrate_and_fire_comes_near_with_time():
+    net, x = network(), images()
+    snn = convert.to_spiking(net, x, convert.IF(signed=True), percentile=100)
+    expected, logits = net.forward(x)[0], snn(x, 400)
+    errors = np.abs(logits[:, [9, 39, 399]] - expected[:, None]).mean(axis=(0, 2))
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.02 * np.abs(expected).mean()
+
+
+def test_the_readout_is_zero_before_the_first_stage_and_held_between_stages():
+    net, x = network(), images(2)
+    snn = convert.to_spiking(net, x, convert.Bistable(phases=4), percentile=99.9)
+    assert snn.first_answer == 16
+    logits = snn(x, steps=31)
+    assert logits.shape == (2, 31, 4) and not logits[:, :15].any() and logits[:, 15].any()
+    np.testing.assert_array_equal(logits[:, 15:23], np.repeat(logits[:, 15:16], 8, axis=1))
+    assert not snn(x, steps=1).any()
+
+
+def test_a_change_of_the_network_does_not_reach_what_was_converted():
+    net, x = network(), images(2)
+    snn = convert.to_spiking(net, x)
+    before = snn(x, 24)
+    for tensor in net.parameters():
+        tensor.data[...] = 0
+    np.testing.assert_array_equal(snn(x, 24), before)
+
+
+@pytest.mark.parametrize("code", [convert.Bistable(3), convert.IF(signed=True, burst=2)])
+def test_the_same_bits_with_any_number_of_threads_and_batch(code):
+    net, x, threads = network(), images(5), get_num_threads()
+    snn = convert.to_spiking(net, x, code)
+    whole = snn(x, 20)
+    try:
+        set_num_threads(1)
+        np.testing.assert_array_equal(snn(x, 20), whole)
+    finally:
+        set_num_threads(threads)
+    for b in range(5):
+        np.testing.assert_array_equal(snn(x[b : b + 1], 20)[0], whole[b])
+
+
+def test_images_of_another_size_than_the_graph_was_made_for():
+    net = ann.Graph(seed=0)
+    x = net.relu(net.conv2d(net.input((2, 8, 8)), 3, 3))
+    net.linear(net.flatten(net.global_avg_pool(x)), 2)
+    x = images(2, (2, 11, 6))
+    snn = convert.to_spiking(net, x, convert.Bistable(12), percentile=100)
+    np.testing.assert_allclose(snn(x, 24)[:, -1], net.forward(x)[0], atol=1e-3)
+    with pytest.raises(ShapeError, match=r"converted for \[batch, 2, 11, 6\]"):
+        snn(images(), 24)
+
+
+def test_regression_values_come_decoded():
+    """A network whose output is a picture."""
+    net = ann.Graph(seed=1)
+    net.conv2d(net.relu(net.conv2d(net.input((1, 5, 4)), 8, 3, padding=1)), 2, 3, padding=1)
+    x = images(3, (1, 5, 4))
+    snn = convert.to_spiking(net, x, convert.Bistable(10), percentile=100)
+    expected = net.forward(x)[0].transpose(0, 2, 3, 1)
+    assert snn(x, 20).shape == (3, 20, 5, 4, 2)
+    np.testing.assert_allclose(snn(x, 20)[:, -1], expected, atol=0.01)
+
+
+def test_early_end_decides_at_the_first_clear_step():
+    net, x, steps = network(), images(8), 48
+    snn = convert.to_spiking(net, x, convert.IF())
+    logits = snn(x, steps)
+    whole = snn.predict(x, steps)
+    np.testing.assert_array_equal(whole.classes, logits[:, -1].argmax(1))
+    assert (whole.steps == steps).all()
+    top = np.sort(logits, axis=2)
+    lead = top[:, :, -1] - top[:, :, -2]
+    margin = np.quantile(lead, 0.9)  # so much that some images lead by it late and some never
+    clear = lead >= margin
+    expected = np.where(clear.any(1), clear.argmax(1) + 1, steps)
+    for every in (1, 4, 100):
+        found = snn.predict(x, steps, margin=float(margin), every=every)
+        np.testing.assert_array_equal(found.steps, expected)
+        np.testing.assert_array_equal(found.classes, logits[np.arange(8), expected - 1].argmax(1))
+    assert len(set(expected)) > 2
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"neuron": 3}, "neuron = 3"), ({"percentile": 0}, "percentile = 0"), ({"percentile": 101}, "percentile = 101"),
+        ({"net": 5}, "net is a int"), ({"net": ann.Graph(dtype=np.float64)}, "float64"),
+        ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
+        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "percentile of its activations is 0"),
+    ],
+)  # fmt: skip
+def test_impossible_conversions_are_refused(change, text):
+    arguments = {"net": network(), "calibration": images(), "neuron": convert.Bistable()} | change
+    if arguments["net"] is None:  # an input below zero never drives a neuron
+        arguments["net"] = ann.Graph()
+        arguments["net"].linear(arguments["net"].flatten(arguments["net"].relu(arguments["net"].input((2, 8, 8)))), 2)
+    with pytest.raises(ParameterError, match=text):
+        convert.to_spiking(**arguments)
+
+
+def test_what_cannot_be_converted_is_named():
+    net = ann.Graph()
+    net.linear(net.flatten(net.relu(net.conv2d(net.max_pool(net.input((2, 8, 8)), 2, name="early"), 2, 3))), 2)
+    with pytest.raises(ParameterError, match=r"early: MaxPool\(2\): a maximum of values that are not spikes"):
+        convert.to_spiking(net, images())
+
+    class Sigmoid(ann.Operation):
+        def __call__(self, x, training=False):
+            return x
+
+    net = network()
+    net.apply(Sigmoid(), net.output, name="last")
+    with pytest.raises(ParameterError, match=r"last: Sigmoid: this operation cannot be converted"):
+        convert.to_spiking(net, images())
+    net = ann.Graph()
+    net.linear(net.flatten(net.input((2, 8, 8))), 2)
+    with pytest.raises(ParameterError, match="no ReLU"):
+        convert.to_spiking(net, images())
+
+
+@pytest.mark.parametrize(
+    ("x", "steps", "error", "text"),
+    [
+        (images().astype(np.float64), 9, ParameterError, "float64"), (images()[:0], 9, ShapeError, "at least one"),
+        (images(), 0, ParameterError, "steps = 0"), (images(), 2.5, ParameterError, "steps = 2.5"),
+        (np.full((1, 2, 8, 8), np.nan, np.float32), 9, ParameterError, "NaN"),
+    ],
+)  # fmt: skip
+def test_impossible_runs_are_refused(x, steps, error, text):
+    snn = convert.to_spiking(network(), images())
+    with pytest.raises(error, match=text):
+        snn(x, steps)
+
+
+def test_predict_refuses_what_it_cannot_decide():
+    snn = convert.to_spiking(network(), images(), convert.IF())
+    with pytest.raises(ParameterError, match="margin = 0"):
+        snn.predict(images(), 8, margin=0)
+    net = ann.Graph(seed=1)
+    net.linear(net.relu(net.linear(net.input((3,)), 2)), 1)
+    snn = convert.to_spiking(net, images(4, (3,)), convert.IF())
+    with pytest.raises(ParameterError, match="expected classes"):
+        snn.predict(images(4, (3,)), 8)
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("parts", [1 << 7, 1 << 12])
+def test_percentiles_are_as_near_as_stated(parts):
+    rng = np.random.default_rng(0)
+    values = np.maximum(rng.normal(size=(20_000, 3)) * [1e-3, 1, 50], 0).astype(np.float32)
+    histogram = Histogram(3, parts)
+    for part in np.array_split(values, 7):
+        histogram.add(part)
+    for percent in (20, 60, 99, 99.9):
+        expected = np.percentile(values, percent, axis=0, method="lower")
+        np.testing.assert_allclose(histogram.percentile(percent), expected, rtol=1.01 / parts)
+    np.testing.assert_array_equal(histogram.percentile(100), values.max(axis=0))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_calibration_data_may_come_in_batches(per_channel):
+    net, x = network(), images(20)
+    whole = convert.to_spiking(net, x, percentile=99, per_channel=per_channel).thresholds
+    pairs = ((x[k : k + 7], np.zeros(len(x[k : k + 7]))) for k in range(0, 20, 7))
+    parts = convert.to_spiking(net, pairs, percentile=99, per_channel=per_channel).thresholds
+    _, kept = net.forward(x, keep=whole)
+    for name, value in whole.items():
+        assert value.shape == ((6,) if per_channel else (1,))
+        np.testing.assert_array_equal(value, parts[name])
+        axes = (0, 1, 2) if per_channel else None
+        np.testing.assert_allclose(value, np.percentile(kept[name], 99, axis=axes, method="lower"), rtol=0.01)
+    with pytest.raises(ShapeError, match="one size"):
+        convert.to_spiking(net, [x, x[:, :, :6]], percentile=99)
+
+
+# Reports
+
+
+def test_every_node_has_a_fate():
+    net = network()
+    snn = convert.to_spiking(net, images())
+    fates = {fate.name: fate for fate in convert.coverage(net, snn)}
+    assert [*fates] == [*(node.name for node in net), "pool+1"]
+    assert {name for name, fate in fates.items() if fate.spiking} == {"relu1", "relu2", "relu3", "pool", "pool+1"}
+    assert fates["norm1"].became == "folded into the weights of relu1"
+    assert fates["add"].became == "summed by relu3" and "depth 2" in fates["relu3"].became
+    assert fates["mean"].became == "average, in the drive of the readout, which sums"
+    assert fates["input"].became == "analog: constant drive of relu1"
+
+
+@pytest.mark.parametrize("pool_first", [False, True])
+@pytest.mark.parametrize("code", [convert.Bistable(4), convert.IF()])
+def test_the_parts_of_the_error_are_what_they_are_called(code, pool_first):
+    net, x = network(pool_first), images(8)
+    snn = convert.to_spiking(net, x, code, percentile=97)
+    steps = max(16, snn.first_answer)
+    split = convert.error_split(net, snn, x, steps)
+    assert split.names == ("relu1", "relu2", "relu3")
+    assert (split.clipping > 0).all() and (split.quantisation > 0).all()
+    whole = convert.error_split(net, convert.to_spiking(net, x, code, percentile=100), x, steps)
+    assert (whole.clipping < split.clipping).all()
+    if code.staged:
+        assert (
+            split.passed[0] < 1e-6 and split.inactivated[0] == split.inactivated_share[0] == 0
+        )  # nothing came in late
+        fine = convert.error_split(net, convert.to_spiking(net, x, convert.Bistable(8), percentile=97), x, 64)
+        assert (fine.quantisation < 0.2 * split.quantisation).all()
+        with pytest.raises(ParameterError, match="first complete answer comes after 16"):
+            convert.error_split(net, snn, x, 15)
+
+
+def test_costs_are_counted():
+    """By hand: what each spike of a layer reaches, from the oracle's spikes."""
+    net, x = network(), images(4)
+    snn = convert.to_spiking(net, x, convert.Bistable(3))
+    found = convert.cost(net, snn, x, snn.first_answer)
+    assert found.first_layer == 64 * 6 * 18 and found.ann == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24
+    values = oracle.forward(net, x, snn.thresholds, 3)
+    level = np.rint(values["relu2"].value * 8 / snn.thresholds["relu2"])
+    reach = np.outer([2, 3, 3, 2], [2, 3, 3, 2])[None, :, :, None] * 6
+    # The first stage of a run is the only one in which this layer has fired.
+    spikes, synapses = found.by_layer["relu2"]
+    assert spikes == oracle.bits(level).sum() / 4
+    assert synapses == (oracle.bits(level) * reach).sum() / 4
+    assert found.spikes == sum(pair[0] for pair in found.by_layer.values()) and 0 < found.rate < 1
+
+
+def test_pictures_of_accuracy_and_error():
+    net, x = network(), images(8)
+    snn = convert.to_spiking(net, x)
+    labels, logits = net.forward(x)[0].argmax(1), snn(x, 24)
+    ax = plot.accuracy_over_steps({"bistable": logits, "other": logits[:, :20]}, labels, reference=1.0)
+    line = ax.lines[0].get_ydata()
+    assert np.isnan(line[:15]).all() and line[15] == 100 * (logits[:, -1].argmax(1) == labels).mean()
+    assert len(ax.lines) == 3 and ax.get_xlabel() == "steps"
+    _, own = plt.subplots()
+    split = convert.error_split(net, snn, x, 24)
+    assert plot.error_split(split, ax=own) is own and len(own.lines) == 5
+    np.testing.assert_array_equal(own.lines[1].get_ydata(), 100 * split.quantisation)
+    with pytest.raises(ShapeError, match="logits of shape"):
+        plot.accuracy_over_steps(logits[0], labels)
+    with pytest.raises(TypeError, match="has no names"):
+        plot.error_split(logits)
+    plt.close("all")
+
+
+def test_thresholds_may_be_given():
+    net, x = network(), images(3)
+    scales = {name: np.ones(1) for name in ("relu1", "relu2", "relu3")}
+    snn = assemble(net, convert.Bistable(6), scales, net.shapes((2, 8, 8)))
+    np.testing.assert_allclose(
+        snn(x, snn.first_answer)[:, -1], oracle.forward(net, x, scales, 6)["fc"].value, atol=2e-2
+    )
