@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from nsim import cuda
-from nsim_cuda import check, occupancy, report
+from nsim_cuda import check, occupancy, registry, report
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +85,13 @@ def test_kernels_that_the_list_forgot_are_found(faulty):
     assert "FAILED registry.py: the kernel make_forgotten.<locals>.kernel is not in the list" in faulty.stderr
     assert "FAILED registry.py: the kernel <lambda> is not in the list" in faulty.stderr
     assert "FAILED the name twice stands twice in the list" in faulty.stderr
+
+
+def test_the_page_in_docs_has_every_kernel():
+    page = (ROOT / "docs" / "cuda-kernels.md").read_text()
+    rows = [line.split(" | ")[0].removeprefix("| ").strip() for line in page.splitlines() if line.startswith("| ")]
+    listed = [entry.name.strip() for entry in registry.kernels()]
+    assert rows[2:] == listed, "docs/cuda-kernels.md is out of date: make check-cuda"
 
 
 def test_a_failed_check_writes_no_page(tools, tmp_path):
