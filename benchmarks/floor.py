@@ -23,8 +23,10 @@ import numpy as np
 from nsim_cuda import jit
 from nsim_cuda.shim import SIMULATED, cuda
 
-if SIMULATED:  # a thread of the simulator is one of the system: fewer of them, before kernels are made
-    jit.BLOCK = jit.TILE = jit.TILE_BACKWARD = 32
+if SIMULATED:
+    from nsim_cuda import simulator
+
+    simulator.small_blocks()
 
 INDEX, U, POINTER, FLOAT = 2, 4, 4, 4  # bytes of an event's index, of u or a gradient at a site, of a row, of a weight
 ADAM = 7 * FLOAT  # weight, two moments read and written, gradient read

@@ -21,6 +21,12 @@ import nsim
 from nsim import losses, nn, optim
 from nsim.errors import StepOverflow
 from nsim.neurons import MODELS
+from nsim_cuda.shim import SIMULATED
+
+if SIMULATED:
+    from nsim_cuda import simulator
+
+    simulator.small_blocks()
 
 SPIKING = [name for name, model in MODELS.items() if model.spiking]
 REDUCED = ["sum", "mean", "max", "last", None]

@@ -253,6 +253,13 @@ def refused(self, *args, **options):
     raise DeviceError(f"this use of an array as one of NumPy's {WAY_OUT}")
 
 
+def assigned(self, index, values):
+    """array[...] = values, of the host or of the device."""
+    if index is not Ellipsis and not (isinstance(index, slice) and index == slice(None)):
+        raise DeviceError(f"assignment to a part of an array {WAY_OUT}")
+    self.set(adopted(values))
+
+
 def other_attribute(self, name):
     """What a NumPy array has and this one does not."""
     if hasattr(np.ndarray, name) and not name.startswith("__"):
@@ -269,7 +276,7 @@ def _install():
     DeviceArray.__gt__ = lambda a, b: arithmetic(GREATER, a, b)
     DeviceArray.__array_ufunc__, DeviceArray.__array_function__ = array_ufunc, array_function
     DeviceArray.__array__ = DeviceArray.__getitem__ = DeviceArray.__matmul__ = DeviceArray.__rmatmul__ = refused
-    DeviceArray.__getattr__ = other_attribute
+    DeviceArray.__getattr__, DeviceArray.__setitem__ = other_attribute, assigned
     DeviceArray.sum, DeviceArray.copy, DeviceArray.astype = sum_over, copied, as_type
 
 

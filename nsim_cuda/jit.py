@@ -1,8 +1,13 @@
 """Sizes that kernels share, and `cuda` as every file of kernels and device functions takes it."""
 
+import warnings
+
 from numba.extending import register_jitable
 
 from nsim_cuda import shim
+
+# Numba warns of each launch of few blocks. The sum of a loss is one block, and meant to be.
+warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
 
 # Threads of a block. 256 leaves each of them 255 registers, the most that there are: a launch cannot fail for want of
 # registers, and the sweeps are bound by the latency of their steps rather than by the number of resident threads.

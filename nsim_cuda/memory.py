@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 
-from nsim.errors import DeviceError
+from nsim.errors import DeviceError, ShapeError
 from nsim_cuda.shim import SIMULATED, cuda
 
 LARGE = 64 << 20  # bytes from which a copy waits for the device rather than for host memory to be set aside
@@ -169,6 +169,8 @@ class DeviceArray:
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         shape = tuple(int(k) for k in shape)
+        if not self.size:
+            return empty(shape, self.dtype)
         return self.view(self.array.reshape(*(shape or (1,))), shape)
 
     def row(self, k: int):
@@ -179,6 +181,10 @@ class DeviceArray:
     def set(self, values):
         """Overwrite with values from the host, of this shape or a number, or with a device array of this shape."""
         if isinstance(values, DeviceArray):
+            if (values.shape, values.dtype) != (self.shape, self.dtype):
+                raise ShapeError(
+                    f"a device array of {self.dtype} {self.shape} cannot take one of {values.dtype} {values.shape}"
+                )
             self.array.copy_to_device(values.array)
         elif self.size:
             STAGING.send(np.broadcast_to(np.asarray(values, self.dtype), self.shape or (1,)), self.array)

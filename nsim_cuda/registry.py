@@ -68,14 +68,19 @@ def _noted(note):
         (jit, "launched"): note,
     }
     kept = {(module, name): getattr(module, name) for module, name in ours}
-    caches = launch.nothing, elementwise.kept_zero
-    for values in (ours, kept):
-        for cache in caches:
-            cache.cache_clear()
-        for (module, name), value in values.items():
-            setattr(module, name, value)
-        if values is ours:
-            yield
+    _replace(ours)
+    try:
+        yield
+    finally:
+        _replace(kept)
+
+
+def _replace(values):
+    """Set attributes of modules, and forget what was made with the ones before."""
+    for cache in (launch.nothing, elementwise.kept_zero):
+        cache.cache_clear()
+    for (module, name), value in values.items():
+        setattr(module, name, value)
 
 
 def _on_device(net):

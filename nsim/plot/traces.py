@@ -129,7 +129,7 @@ def one_layer(function, spikes):
 
 def columns(function, v, sample, neurons, layer) -> tuple[np.ndarray, list[int]]:
     """The traces to draw, float64 [T, K], and the numbers of their neurons; `layer` (Spikes or None) has to match."""
-    v = np.asarray(v.data if isinstance(v, Tensor) else v)
+    v = np.asarray(v.numpy() if isinstance(v, Tensor) else v)
     if v.dtype.kind not in "fiu":
         raise TypeError(f"plot.{function}: v has dtype {v.dtype}; expected real numbers")
     if v.ndim not in (1, 2, 3) or v.size == 0:

@@ -17,11 +17,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, simulator=False):
-    """The check in a process of its own, which nobody has told to simulate."""
+    """The check in a process of its own."""
+    return start("-m", "nsim_cuda.check", *arguments, simulator=simulator)
+
+
+def start(*arguments, simulator=False):
+    """A fresh interpreter, which nobody has told to simulate."""
     env = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"} | {"PYTHONPATH": str(ROOT)}
     if simulator:
         env["NUMBA_ENABLE_CUDASIM"] = "1"
-    command = [sys.executable, "-m", "nsim_cuda.check", *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
@@ -85,6 +90,16 @@ def test_kernels_that_the_list_forgot_are_found(faulty):
     assert "FAILED registry.py: the kernel make_forgotten.<locals>.kernel is not in the list" in faulty.stderr
     assert "FAILED registry.py: the kernel <lambda> is not in the list" in faulty.stderr
     assert "FAILED the name twice stands twice in the list" in faulty.stderr
+
+
+def test_the_page_in_docs_has_every_kernel():
+    page = (ROOT / "docs" / "cuda-kernels.md").read_text()
+    rows = [line.split(" | ")[0].removeprefix("| ").strip() for line in page.splitlines() if line.startswith("| ")]
+    # In a process of its own: the tests register a neuron model more.
+    program = "from nsim_cuda import registry; [print(entry.name.strip()) for entry in registry.kernels()]"
+    done = start("-c", program)
+    assert done.returncode == 0, done.stderr
+    assert rows[2:] == done.stdout.splitlines(), "docs/cuda-kernels.md is out of date: make check-cuda"
 
 
 def test_a_failed_check_writes_no_page(tools, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LIF, DeviceError, ParameterError, Spikes, Tensor, losses, nn, ops, optim
+from nsim import LIF, DeviceError, ParameterError, ShapeError, Spikes, Tensor, losses, nn, ops, optim
 from nsim_cuda import jit, memory, status
 from tests import cases
 from tests.cuda.simulated.test_training import LABELS, SIZES, pair
@@ -66,6 +66,24 @@ def test_weights_that_are_not_finite_do_not_get_there():
     net[1].weight.data[2, 3] = np.nan
     with pytest.raises(ParameterError, match=r"1\.weight holds NaN"):
         net.to("cuda")
+
+
+def test_weights_are_written_in_place():
+    """As on the CPU; a part of them cannot be."""
+    net = nn.Sequential(nn.Dense(3, 2, LIF(tau_mem=[1e-2, 2e-2], learn="tau_mem"))).to("cuda")
+    weight, values = net[0].weight, np.arange(6.0).reshape(3, 2)
+    weight.data[...] = values
+    assert np.array_equal(weight.numpy(), values)
+    weight.data[:] = weight.data * 2.0
+    assert np.array_equal(weight.numpy(), 2 * values)
+    weight.set(0.5)
+    assert (weight.numpy() == 0.5).all()
+    net[0].set_value("tau_mem", 5e-3)
+    np.testing.assert_allclose(net[0].value("tau_mem"), 5e-3, rtol=1e-6)
+    with pytest.raises(DeviceError, match="assignment to a part"):
+        weight.data[0] = 1
+    with pytest.raises(ShapeError, match=r"of float32 \(3, 2\) cannot take one of float64 \(2,\)"):
+        weight.data[...] = memory.put(np.zeros(2))
 
 
 UNARY = {"exp": ops.exp, "log": ops.log, "absolute": ops.absolute, "relu": ops.relu, "negative": lambda x: -x}

@@ -11,6 +11,7 @@ from nsim.datasets.recordings import EventData, Events
 from tests import cases
 
 SIZES = (7, 9, 6, 3)
+LAYERS = ((7, 9, LIF()), (9, 3, LI(reduce="sum")))
 LABELS = np.array([2, 0, 1])
 
 
@@ -146,3 +147,19 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_moves_nothing():
         )  # fmt: skip
     assert all(np.array_equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
     assert set(opt.steps.values()) == {0}
+
+
+def test_a_run_that_goes_on_ends_in_the_same_bits(tmp_path):
+    """Checkpoints are written from the device and read back there; they load on the CPU too."""
+    ends = []
+    for parts in ((2,), (1, 2)):
+        out = tmp_path / str(len(parts))
+        for epochs in parts:
+            net = nn.Sequential(*(nn.Dense(n, m, neuron, seed=n) for n, m, neuron in LAYERS))
+            net[0].weight.data *= 4
+            nsim.fit(net, data(4), epochs=epochs, batch=2, dt=1e-3, steps=7, out=out, progress=False, device="cuda")
+        ends.append(net.state_dict())
+        loaded, opt, _ = nsim.load(out / "last.h5")
+        assert loaded.device == "cpu" and opt.steps == {"0.weight": 4, "1.weight": 4}
+        assert all(np.array_equal(a, b) for a, b in zip(ends[-1].values(), loaded.state_dict().values(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
