@@ -31,12 +31,12 @@ COLUMNS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 224, 256, 280)
 
 def codes(depth, steps):
     """(name, code, options of to_spiking, steps); `depth` is the number of layers."""
-    layer = {"per_channel": False}
+    layer, fine = {"per_channel": False}, {"correct_bias": True, "percentile": 99.99}
     return [
         ("bistable, K = 4", convert.Bistable(4), {}, (depth + 1) * 4),
         ("bistable, K = 5", convert.Bistable(5), {}, (depth + 1) * 5),
-        ("bistable, K = 4, percentile 99.97", convert.Bistable(4), {"percentile": 99.97}, (depth + 1) * 4),
-        ("bistable, K = 5, percentile 99.99", convert.Bistable(5), {"percentile": 99.99}, (depth + 1) * 5),
+        ("bistable, K = 4, bias corrected", convert.Bistable(4), {"correct_bias": True}, (depth + 1) * 4),
+        ("bistable, K = 5, bias corrected, percentile 99.99", convert.Bistable(5), fine, (depth + 1) * 5),
         ("IF, signed, bursts of 2", convert.IF(signed=True, burst=2), {}, steps // 2),
         ("IF, signed", convert.IF(signed=True), {}, steps // 2),
         ("IF, start at half", convert.IF(), {}, steps),

@@ -44,9 +44,7 @@ def main():
         logits = snn(tested, snn.first_answer)[:, -1]
         off = np.sqrt(np.mean((logits - output) ** 2) / np.mean(output**2))
         same = (logits.argmax(1) == output.argmax(1)).mean()
-        print(
-            f"\n{phases} phases: after {snn.first_answer} steps outputs are off by {off:.1%}, {same:.0%} same classes"
-        )
+        print(f"\n{phases} phases, {snn.first_answer} steps: outputs off by {off:.1%}, {same:.0%} same classes")
     save(plot.error_split(convert.error_split(net, snn, tested, snn.first_answer)), args.out / "errors.png")
     return 0
 

@@ -74,7 +74,7 @@ def batches(calibration) -> Iterable[np.ndarray]:
     return (np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in calibration)
 
 
-def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) -> tuple[dict, tuple]:
+def thresholds(net: Graph, parts: Iterable[np.ndarray], percentile: float, per_channel: bool) -> tuple[dict, tuple]:
     """Threshold of each ReLU, {name: float64 [1] or [C]}, and the shape of an image; see `to_spiking`.
 
     A channel that never was active takes its layer's threshold.
@@ -87,10 +87,10 @@ def thresholds(net: Graph, calibration, percentile: float, per_channel: bool) ->
     if isinstance(percentile, str) or not 0 < percentile <= 100:
         raise ParameterError(f"percentile = {percentile!r}; expected a number above 0, at most 100 (the maximum)")
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU)]
-    parts = CHANNEL_PARTS if per_channel else PARTS
-    found = {node.name: Histogram(node.shape[-1] if per_channel else 1, parts) for node in nodes}
+    cuts = CHANNEL_PARTS if per_channel else PARTS
+    found = {node.name: Histogram(node.shape[-1] if per_channel else 1, cuts) for node in nodes}
     seen, shape = 0, None
-    for images in batches(calibration):
+    for images in parts:
         if shape not in (None, images.shape[1:]):
             raise ShapeError(f"calibration images of shapes {shape} and {images.shape[1:]}: all must be of one size")
         shape = images.shape[1:]

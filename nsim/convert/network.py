@@ -45,11 +45,13 @@ class SpikingNetwork:
     shape : of an image, (C, H, W) or (N,)
     code : the neuron's code; thresholds : {name of a ReLU: float64 [C] or [1]}
     populations : in the order in which they are computed; see `nsim.convert.lower.Population`
+    shifts : {name of a ReLU: float64 [C]}, corrections of its bias, empty without `correct_bias`
     first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
     """
 
-    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict):
+    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict):
         self.populations, self.code, self.thresholds, self._shapes = populations, code, thresholds, shapes
+        self.shifts = shifts
         self.shape = _outside(next(iter(shapes.values())))
         self.engine = Engine(populations, code)
         self.first_answer = code.first_answer(populations[-1].depth)
@@ -63,7 +65,8 @@ class SpikingNetwork:
 
     def _drive(self, p, node, images=None):
         """Analog drive in units of the thresholds, [1 or B, N padded]."""
-        value = without_spikes(node, self._spiking, self._shapes, images) / p.scale
+        value = without_spikes(node, self._spiking, self._shapes, images) + self.shifts.get(p.name, 0.0)
+        value = value / p.scale
         full = np.zeros((len(value), padded(p.size)), np.float32)
         full[:, : p.size] = value.reshape(len(value), -1)
         return full

@@ -221,6 +221,25 @@ def test_calibration_data_may_come_in_batches(per_channel):
         convert.to_spiking(net, [x, x[:, :, :6]], percentile=99)
 
 
+def test_corrected_biases_bring_means_back():
+    """By the oracle, layer after layer: means of channels, on the images that were looked at and on others."""
+    net, x = network(), images(64)
+    plain, corrected = (
+        convert.to_spiking(net, x, convert.Bistable(3), percentile=99, correct_bias=correct)
+        for correct in (False, True)
+    )
+    assert not plain.shifts and corrected.shifts.keys() == corrected.thresholds.keys()
+    for seen, least in ((x, 0.25), (images(64, seed=1), 0.5)):
+        _, kept = net.forward(seen, keep=plain.thresholds)
+        off = []
+        for snn in (plain, corrected):
+            sent = snn.activity(seen, snn.first_answer).values
+            off.append(np.array([np.abs((sent[name] - a).mean(axis=(0, 1, 2))).mean() for name, a in kept.items()]))
+        assert (off[1] < least * off[0]).all(), off
+    with pytest.raises(ParameterError, match=r"correct_bias is for convert\.Bistable"):
+        convert.to_spiking(net, x, convert.IF(), correct_bias=True)
+
+
 # Reports
 
 
