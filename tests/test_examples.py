@@ -115,7 +115,9 @@ def test_the_demo_goes_on_with_the_generator_and_says_so(monkeypatch, tmp_path, 
 
 
 def test_the_examples_of_the_readme_run():
-    training, pictures = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    training, pictures, conventional, conversion = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert 'SHD(split="train")' in training
     training = training.replace("import SHD", "import Synthetic").replace(
         'SHD(split="train")', "Synthetic(samples=300, cache=False)"
@@ -127,3 +129,8 @@ def test_the_examples_of_the_readme_run():
     exec(compile(pictures, "README.md", "exec"), names)
     empty = Spikes.from_dense(np.zeros((2, 3, 28, 28, 1)), 1e-3)
     assert names["net"](empty).shape == (2, 10)
+    # These two want weights and pictures from files; what they import is there, and they are Python.
+    for block in (conventional, conversion):
+        compile(block, "README.md", "exec")
+        exec("\n".join(line for line in block.splitlines() if line.startswith(("from ", "import "))), names)
+    assert {"to_spiking", "Bistable", "IF"} <= set(dir(names["convert"])) and hasattr(names["ann"], "from_onnx")

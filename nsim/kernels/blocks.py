@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nsim.kernels.jit import FASTMATH
+from nsim.kernels.jit import FASTMATH, inlined
 
 FLAGS = tuple(sorted(FASTMATH))
 WIDEST = 64
@@ -86,8 +86,8 @@ def _over_columns(builder, width, body):
 
 
 @intrinsic
-def sum_rows(typingctx, x, t, start, s, weight, rows, values, lo, hi):
-    """x[t] = start[s] + sum of value * weight[row] over a list of rows; `values` None means 1 each."""
+def _sum_rows(typingctx, x, t, start, s, weight, rows, values, lo, hi):
+    """See `sum_rows`."""
 
     def codegen(context, builder, signature, args):
         x, start, weight = (_Matrix(context, builder, signature.args[k], args[k]) for k in (0, 2, 4))
@@ -118,8 +118,8 @@ def sum_rows(typingctx, x, t, start, s, weight, rows, values, lo, hi):
 
 
 @intrinsic
-def spread_row(typingctx, grad, x, t, rows, values, lo, hi):
-    """grad[row] += value * x[t] for a list of rows, a repeated row as often as it stands there."""
+def _spread_row(typingctx, grad, x, t, rows, values, lo, hi):
+    """See `spread_row`."""
 
     def codegen(context, builder, signature, args):
         grad, x = (_Matrix(context, builder, signature.args[k], args[k]) for k in (0, 1))
@@ -139,3 +139,16 @@ def spread_row(typingctx, grad, x, t, rows, values, lo, hi):
         return context.get_dummy_value()
 
     return types.none(grad, x, types.intp, rows, values, types.intp, types.intp), codegen
+
+
+# Plain functions around the intrinsics, for the disk cache: see bits.py.
+@inlined
+def sum_rows(x, t, start, s, weight, rows, values, lo, hi):
+    """x[t] = start[s] + sum of value * weight[row] over a list of rows; `values` None means 1 each."""
+    _sum_rows(x, t, start, s, weight, rows, values, lo, hi)
+
+
+@inlined
+def spread_row(grad, x, t, rows, values, lo, hi):
+    """grad[row] += value * x[t] for a list of rows, a repeated row as often as it stands there; `values` as above."""
+    _spread_row(grad, x, t, rows, values, lo, hi)

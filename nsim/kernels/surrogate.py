@@ -6,7 +6,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 from nsim.kernels.batch import BLOCK
-from nsim.kernels.jit import DIGEST, FASTMATH, KERNEL
+from nsim.kernels.jit import DIGEST, FASTMATH, KERNEL, inlined
 
 
 def make_surrogate(g, dtype):
@@ -26,8 +26,8 @@ def make_surrogate(g, dtype):
 
 
 @intrinsic
-def evaluate(typingctx, address, u, start, out, at, n, band):
-    """out[at + i] = g(u[start + i]) for i below n, with the surrogate at `address`. The arrays are flat."""
+def _evaluate(typingctx, address, u, start, out, at, n, band):
+    """See `evaluate`."""
 
     def codegen(context, builder, signature, args):
         pointers = []
@@ -41,6 +41,13 @@ def evaluate(typingctx, address, u, start, out, at, n, band):
 
     intp = types.intp
     return types.none(types.int64, u, intp, out, intp, intp, band), codegen
+
+
+# A plain function around the intrinsic, for the disk cache: see bits.py.
+@inlined
+def evaluate(address, u, start, out, at, n, band):
+    """out[at + i] = g(u[start + i]) for i below n, with the surrogate at `address`. The arrays are flat."""
+    _evaluate(address, u, start, out, at, n, band)
 
 
 @njit(**KERNEL)
