@@ -50,7 +50,7 @@ class Operation:
         return shapes[0]
 
     def __call__(self, *inputs: Tensor, training: bool = False) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+        raise TypeError(f"{type(self).__name__} must define __call__")
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.options().items())})"

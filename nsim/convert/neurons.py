@@ -25,11 +25,11 @@ class Code:
 
     def steps(self, total: int, depth: int, stream: int | None = None) -> Steps:
         """What a population at a depth does in `total` steps; `stream`: so many images follow each other."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define steps(total, depth, stream)")
 
     def ends(self, total: int, depth: int) -> np.ndarray:
         """bool [total]: after which steps the value that a population at this depth takes in is complete."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define ends(total, depth)")
 
     def sent(self, total: int, depth: int) -> int:
         """How many values a population at this depth has sent after `total` steps."""
