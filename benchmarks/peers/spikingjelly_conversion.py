@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from spikingjelly.activation_based import ann2snn, functional
 from torch import nn
-from torch.nn import functional as F
 
 
 class Block(nn.Module):
@@ -16,13 +15,16 @@ class Block(nn.Module):
         self.bn1, self.relu1 = nn.BatchNorm2d(channels), nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2, self.relu2 = nn.BatchNorm2d(channels), nn.ReLU()
-        self.stride, self.new = stride, channels - before
+        self.short = nn.Identity()
+        if stride != 1:  # every second pixel and channels of zeros, as a module, which the converter asks for
+            weight, own = torch.zeros(channels, before, 1, 1), torch.arange(before)
+            weight[own + (channels - before) // 2, own] = 1
+            self.short = nn.Conv2d(before, channels, 1, stride, bias=False)
+            self.short.weight.data.copy_(weight)
 
     def forward(self, x):
         y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
-        return self.relu2(y + x)
+        return self.relu2(y + self.short(x))
 
 
 class ResNet20(nn.Module):
@@ -49,12 +51,13 @@ class Converted:
         torch.set_num_threads(threads)
         model = ResNet20()
         missing = model.load_state_dict({k: torch.from_numpy(a) for k, a in net.state_dict().items()}, strict=False)
-        assert (
-            all(name.endswith("num_batches_tracked") for name in missing.missing_keys) and not missing.unexpected_keys
-        )
+        own = ("num_batches_tracked", "short.weight")
+        if missing.unexpected_keys or not all(name.endswith(own) for name in missing.missing_keys):
+            raise ValueError(f"the weights do not fit: {missing}")
         model.eval()
         batches = [(torch.from_numpy(part), None) for part in np.array_split(calibration, len(calibration) // 64)]
-        self.model = ann2snn.Converter(mode="99.9%", dataloader=batches)(model)
+        recipe = ann2snn.recipes.RateCodingRecipe(dataloader=batches, mode="99.9%")
+        self.model = ann2snn.Converter(recipe).convert(model)
 
     @torch.no_grad()
     def __call__(self, images, steps):
