@@ -5,8 +5,8 @@
     python benchmarks/conversion.py size                    # ResNet-34 and VGG-16 at 224 x 224, through ONNX files
 
 Data: CIFAR-10 as `nsim.datasets.CIFAR10` finds it, or the part of it that is there; its name is printed. Thresholds
-come from training images, the codes and their options were chosen on other training images; test images are looked at
-once.
+come from training images, the codes and their options were compared on other training images. The test images of the
+kept table were looked at more than once: benchmarks/RESULTS.md says where that touched a choice.
 """
 
 import argparse
