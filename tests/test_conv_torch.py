@@ -5,24 +5,11 @@ import pytest
 
 import nsim
 from nsim import Spikes, losses, nn
+from tests.test_torch import Spike
 
 torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 F = torch.nn.functional
 DT, BETA, BETA_OUT = 1e-3, np.exp(-1e-3 / 10e-3), np.exp(-1e-3 / 20e-3)
-
-
-class Spike(torch.autograd.Function):
-    """Step forward, fast sigmoid backward."""
-
-    @staticmethod
-    def forward(ctx, u):
-        ctx.save_for_backward(u)
-        return (u > 0).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (u,) = ctx.saved_tensors
-        return grad / (100 * u.abs() + 1) ** 2
 
 
 def lif(drive):
