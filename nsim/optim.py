@@ -10,15 +10,15 @@ import math
 from functools import partial
 
 import numpy as np
-from numba import njit
 
 from nsim.backend import moved, on_device, operations, per_device
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
+from nsim.kernels.jit import exact_kernel, kernel
 from nsim.tape import Tensor
 
 
 @per_device
-@njit(cache=True, error_model="numpy")
+@exact_kernel
 def _sgd(w, grad, buffer, lr, momentum, decay, nesterov):
     """buffer <- momentum buffer + g; w <- w - lr (g + momentum buffer if nesterov else buffer)."""
     for k in range(w.size):
@@ -28,14 +28,14 @@ def _sgd(w, grad, buffer, lr, momentum, decay, nesterov):
 
 
 @per_device
-@njit(cache=True, error_model="numpy")
+@exact_kernel
 def _sgd_plain(w, grad, lr, decay):
     for k in range(w.size):
         w[k] -= lr * (grad[k] + decay * w[k])
 
 
 @per_device
-@njit(cache=True, error_model="numpy")
+@exact_kernel
 def _adam(w, grad, m, v, rest1, beta2, rest2, size, root, eps, keep):
     """rest = 1 - beta; size = lr / (1 - beta1^t); root = sqrt(1 - beta2^t); keep = 1 - lr weight_decay."""
     for k in range(w.size):
@@ -45,7 +45,7 @@ def _adam(w, grad, m, v, rest1, beta2, rest2, size, root, eps, keep):
         w[k] = keep * w[k] - size * (m[k] / (np.sqrt(v[k]) / root + eps))
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+@kernel
 def _square_sum(x):
     """Sum of squares in float64, in an order that depends on the size only."""
     total = 0.0

@@ -136,23 +136,3 @@ def test_some_samples_grow_and_others_do_not(monkeypatch):
     assert calls, "no list had to grow: the case shows nothing"
     assert cases.same_bits(out.data, wanted.data)
     assert all(cases.same_events(a, b) for a, b in zip(again, hidden, strict=True))
-
-
-def test_kernels_come_from_the_disk_cache():
-    """A second process compiles nothing; something random in the key of a kernel would cost seconds each time."""
-    code = """
-import numpy as np, nsim
-from nsim import losses, nn
-net = nn.Sequential(nn.Dense(5, 4, nsim.LIF()), nn.Dense(4, 3, nsim.LI(reduce="sum")))
-s = nsim.Spikes.from_dense(np.ones((2, 3, 5)), 1e-3)
-losses.cross_entropy(net(s), np.zeros(2, int)).backward()
-picture = nsim.Spikes.from_dense(np.ones((2, 3, 4, 4, 1)), 1e-3)
-layer = nn.Conv2d(1, 2, 3, nsim.LIF(), size=4)
-layer(picture).counts().sum().backward()
-"""
-    environment = os.environ | {"NUMBA_DEBUG_CACHE": "1", "PYTHONPATH": str(ROOT)}
-    _, second = (
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    )
-    assert "data loaded" in second and "data saved" not in second, second

@@ -11,11 +11,10 @@ import numpy as np
 from numba.extending import register_jitable
 
 from nsim.errors import EventError, ShapeError
-from nsim.kernels.jit import KERNEL
+from nsim.kernels.jit import exact_kernel
 from nsim.kernels.threads import over
 
 DIGIT = 11  # bits of a radix digit: 2,048 counters stay in the first-level cache
-EXACT = {**KERNEL, "fastmath": False}  # the step of an event hangs on the last bit of a quotient
 
 
 def rows_from_events(starts, bins, units, steps, n):
@@ -133,7 +132,7 @@ def _read_only(a):
     return a
 
 
-@numba.njit(**EXACT)
+@exact_kernel
 def _sort_samples(
     chunk, last_chunk, times, units, first, last, width, nearest, steps, n, unit_bits, clamp,
     keys, histogram, offsets, indptr, indices, late, doubles, stray,
@@ -219,7 +218,7 @@ def _write_rows(keys, unit_bits, clamp, rows, indices):
     return doubles
 
 
-@numba.njit(**EXACT)
+@exact_kernel
 def _pack_samples(first, last, steps, offsets, kept, indptr, indices, packed):
     """Close the gaps that late or clamped events left, and let row pointers count from the start of the batch."""
     for b in range(first, last):

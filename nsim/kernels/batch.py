@@ -1,9 +1,8 @@
 """Passes over whole arrays: packing lists into rows, sums over groups, counts, dropout. See threads.py."""
 
 import numpy as np
-from numba import njit
 
-from nsim.kernels.jit import KERNEL
+from nsim.kernels.jit import kernel
 
 # Elementwise kernels run over whole blocks, so that which entries fall into a vector never depends on the threads.
 BLOCK = 4096
@@ -13,7 +12,7 @@ def n_blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-@njit(**KERNEL)
+@kernel
 def pack(first, last, slots, base, indptr, indices, u):
     """Copy the lists of each sample to indices[base[b]:] (and u, if the slots have it), and make the row pointers."""
     ptr, with_u = slots.ptr, slots.u.shape[1] > 0
@@ -29,7 +28,7 @@ def pack(first, last, slots, base, indptr, indices, u):
         indptr[(b + 1) * steps] = start + ptr[b, steps]
 
 
-@njit(**KERNEL)
+@kernel
 def sum_groups(first, last, partial, out):
     """out[i] = sum of partial[group, i], in order of the groups, for blocks of i."""
     for block in range(first, last):
@@ -40,7 +39,7 @@ def sum_groups(first, last, partial, out):
                 part[i] = part[i] + add[i] if group > 0 else add[i]
 
 
-@njit(**KERNEL)
+@kernel
 def counts(first, last, indptr, indices, values, steps, out):
     """out[b, n]: events (or sums of their values) of neuron n in sample b."""
     for b in range(first, last):
@@ -51,7 +50,7 @@ def counts(first, last, indptr, indices, values, steps, out):
                 out[b, indices[j]] += 1
 
 
-@njit(**KERNEL)
+@kernel
 def spread_counts(first, last, indptr, indices, steps, grad, out):
     """out[j] = grad[b, n] at each listed site j of sample b and neuron n."""
     for b in range(first, last):
@@ -59,7 +58,7 @@ def spread_counts(first, last, indptr, indices, steps, grad, out):
             out[j] = grad[b, indices[j]]
 
 
-@njit(**KERNEL)
+@kernel
 def count_inside(first, last, u, band, out):
     """out[b]: number of |u[b]| < band in a dense array [B, sites]."""
     for b in range(first, last):
@@ -70,7 +69,7 @@ def count_inside(first, last, u, band, out):
         out[b] = total
 
 
-@njit(**KERNEL)
+@kernel
 def keep_mask(first, last, indptr, indices, steps, seed, p, per_event, out):
     """out[j]: whether entry j survives dropout. splitmix64 of (seed, row or sample, neuron) as a uniform number."""
     for row in range(first, last):

@@ -7,10 +7,9 @@ units of the threshold, which is 1. Events are rows, one for each step of a chun
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from nsim.kernels.bits import append_bits, positive
-from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
+from nsim.kernels.jit import LANES, inlined, kernel
 from nsim.kernels.runs import add_run
 
 
@@ -77,18 +76,6 @@ class Pooling(NamedTuple):
     kernel: tuple
     stride: tuple
     before: tuple
-
-
-def kernel(body):
-    """`body` compiled, with the digest that the disk cache needs (see jit.py)."""
-    digest, body = DIGEST, inlined(body)
-
-    @njit(**KERNEL)
-    def run(*arguments):
-        digest  # noqa: B018
-        body(*arguments)
-
-    return run
 
 
 @inlined

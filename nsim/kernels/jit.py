@@ -1,20 +1,16 @@
-"""The one place for compiler flags, the digest that keeps the disk cache honest, and sizes that kernels share."""
+"""The one place for compiler flags and sizes that kernels share."""
 
-import hashlib
-from pathlib import Path
-
+from numba import njit
 from numba.extending import register_jitable
+
+from nsim.kernels.disk_cache import cached
 
 # 'contract' allows fused multiply-adds; 'reassoc' and 'nsz' let dot products vectorise. NaN and infinity keep their
 # meaning, so that a diverging network is seen.
 FASTMATH = {"contract", "reassoc", "nsz"}
 # Without Numba's run time (_nrt) nothing in a kernel counts references: each view of a row would count one up and down,
 # with an atomic instruction that two threads fight over. So kernels allocate nothing and return no array.
-KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False}
-
-# Numba's disk cache does not see a change in a helper of another file. Kernels close over this digest, so that any
-# change in this folder makes new cache entries.
-DIGEST = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+KERNEL = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False}
 
 LANES = 64  # neurons that one compare turns into one 64-bit mask
 CHUNK = 16  # steps of drive that are computed before the neurons take them: 16 rows of 200 floats stay in L1
@@ -31,6 +27,16 @@ def n_groups(batch: int, partial_bytes: int) -> int:
     """Groups of samples whose weight gradients are summed apart; a function of shapes only, so that bits never depend
     on the number of threads. 16, or 8 where the partial sums would pass 32 MB."""
     return min(batch, 16 if 16 * partial_bytes <= 32e6 else 8)
+
+
+def kernel(function):
+    """`function` compiled, and kept on disk."""
+    return cached(njit(**KERNEL)(function), function)
+
+
+def exact_kernel(function):
+    """The same, without fused or reordered arithmetic: every operation is rounded by itself."""
+    return cached(njit(**KERNEL | {"fastmath": False})(function), function)
 
 
 # For helpers called once a step: a call would pass each array as seven words on the stack.

@@ -1,12 +1,11 @@
 """Two rows of ascending neurons as one: all events of both, or each site once."""
 
 import numpy as np
-from numba import njit
 
-from nsim.kernels.jit import KERNEL
+from nsim.kernels.jit import kernel
 
 
-@njit(**KERNEL)
+@kernel
 def merge(first, last, a, b, indptr, indices, values):
     """Rows with the events of both, those of `a` first among equals; `a` and `b` are (indptr, indices, values)."""
     (a_ptr, a_places, a_sizes), (b_ptr, b_places, b_sizes) = a, b
@@ -26,7 +25,7 @@ def merge(first, last, a, b, indptr, indices, values):
             i, j = (i + 1, j) if from_a else (i, j + 1)
 
 
-@njit(**KERNEL)
+@kernel
 def union(first, last, a, b, indptr, indices):
     """Each site of `a` or `b` (indptr, indices) once. Without room in `indices`, their number to indptr[row + 1]."""
     (a_ptr, a_places), (b_ptr, b_places) = a, b
@@ -45,7 +44,7 @@ def union(first, last, a, b, indptr, indices):
             indptr[row + 1] = k
 
 
-@njit(**KERNEL)
+@kernel
 def pick(first, last, sites, whole, grad, out):
     """out[j] = the entry of grad, which lies on the sites `whole`, at each of the sites (indptr, indices) in it."""
     (ptr, places), (whole_ptr, whole_places) = sites, whole
@@ -57,7 +56,7 @@ def pick(first, last, sites, whole, grad, out):
             out[j] = grad[k]
 
 
-@njit(**KERNEL)
+@kernel
 def pick_dense(first, last, sites, grad, out):
     """The same from grad [B * T, N] on all sites."""
     ptr, places = sites

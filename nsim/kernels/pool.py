@@ -6,11 +6,10 @@ What one step needs lies in scratch of the pooled picture's size, which is clear
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 
 from nsim.kernels.bits import append_bits
-from nsim.kernels.jit import KERNEL, LANES, inlined
+from nsim.kernels.jit import LANES, inlined, kernel
 
 ONE = np.uint64(1)
 
@@ -91,7 +90,7 @@ def emptied(s):
     return found
 
 
-@njit(**KERNEL)
+@kernel
 def pool(first, last, batch, steps, events, grid, largest, once, scale, scratch, indptr, indices, values):
     """Pooled events of each row. Without room in `indices` their number goes to indptr[row + 1]; with it they are
     written from indptr[row] on: as many of 1 as the amount says, or, with `values` or `once`, one for each window."""
@@ -147,7 +146,7 @@ def gathered(n, grid, largest, scale, source, s):
     return total
 
 
-@njit(**KERNEL)
+@kernel
 def pool_adjoint(first, last, batch, steps, events, grid, largest, scale, scratch, source, above, grad, below, out):
     """out[j], dL/ds at the sites `below` (indptr, indices), from grad[k] at the pooled sites `above`.
 
@@ -169,7 +168,7 @@ def pool_adjoint(first, last, batch, steps, events, grid, largest, scale, scratc
                     find_winners(row, events, grid, s, True)
 
 
-@njit(**KERNEL)
+@kernel
 def pool_adjoint_dense(first, last, batch, steps, events, grid, largest, scale, scratch, grad, out):
     """The same where all sites are active: grad [B * T, N_out] to out [B * T, N_in]."""
     groups = scratch.best.shape[0]

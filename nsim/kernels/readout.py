@@ -1,12 +1,11 @@
 """Sweeps of a readout layer (no spikes), with the reduction over time inside: nothing of size T is kept for it."""
 
-from numba import njit
 from numba.extending import register_jitable
 
 from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.denormals import flush_denormals, restore
-from nsim.kernels.jit import DIGEST, KERNEL, inlined
+from nsim.kernels.jit import inlined, kernel
 from nsim.kernels.rows import copy_row, fill
 
 TRACE, SUM, MAX, LAST = 0, 1, 2, 3
@@ -19,7 +18,6 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     drive = connection.drive
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
-    digest = DIGEST
 
     @inlined
     def reduce(mode, t, o, acc, where, b):
@@ -50,9 +48,8 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
                 elif t < length:
                     reduce(mode, t, o, acc, where, b)
 
-    @njit(**KERNEL)
+    @kernel
     def forward(first, last, mode, lengths, steps, events, layer, scratch, out, acc, where):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
         weight, _, bias, p = layer
         state, o, x, frame = scratch
@@ -75,7 +72,6 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
     read, write, add = reader(n_states), writer(n_states), adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
-    digest = DIGEST
 
     @register_jitable
     def recompute(b, steps, v_init, events, weight, bias, p, states, x, frame):
@@ -133,9 +129,8 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
                     row_back(do, d, dx, t - t0, now, before, dx, t - t0, p, grad_p)
             drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
 
-    @njit(**KERNEL)
+    @kernel
     def backward(first, last, mode, lengths, steps, events, layer, grad, where, below, grads, scratch, v_init):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
         weight, _, bias, p = layer
         grad_w, _, grad_b, grad_p = grads

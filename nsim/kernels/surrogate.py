@@ -2,27 +2,33 @@
 surrogates and not their product, and g needs room for a few steps only."""
 
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, types
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
 from nsim.kernels.batch import BLOCK
-from nsim.kernels.jit import DIGEST, FASTMATH, KERNEL, inlined
+from nsim.kernels.disk_cache import cached
+from nsim.kernels.jit import FASTMATH, inlined, kernel
 
 
 def make_surrogate(g, dtype):
     """C function (u, out, n, band): out[i] = g(u[i]) where |u[i]| < band, else 0. Kernels take its `address`."""
-    zero, digest = dtype(0), DIGEST
+    zero = dtype(0)
     number = types.float32 if zero.itemsize == 4 else types.float64
     pointer = types.CPointer(number)
 
-    @cfunc(types.void(pointer, pointer, types.intp, number), cache=True, error_model="numpy", fastmath=FASTMATH)
     def surrogate(u, out, n, band):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
         u, out = carray(u, n), carray(out, n)
         for i in range(n):
             out[i] = g(u[i]) if abs(u[i]) < band else zero
 
-    return surrogate
+    signature = normalize_signature(types.void(pointer, pointer, types.intp, number))
+    # What numba.cfunc does, but for the cache.
+    options = {"error_model": "numpy", "fastmath": FASTMATH}
+    compiled = cached(CFunc(surrogate, signature, locals={}, options=options), surrogate)
+    compiled.compile()
+    return compiled
 
 
 @intrinsic
@@ -50,7 +56,7 @@ def evaluate(address, u, start, out, at, n, band):
     _evaluate(address, u, start, out, at, n, band)
 
 
-@njit(**KERNEL)
+@kernel
 def surrogate_of_blocks(first, last, address, u, band, out):
     """out = g(u) for blocks of flat arrays."""
     for block in range(first, last):

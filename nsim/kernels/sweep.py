@@ -8,7 +8,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 
 from nsim.kernels import drive as all_to_all
@@ -16,7 +15,7 @@ from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.bits import append_bits, append_sites, inside, positive
 from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
-from nsim.kernels.jit import DIGEST, KERNEL, LANES, inlined
+from nsim.kernels.jit import LANES, inlined, kernel
 from nsim.kernels.rows import copy_row, dot_rows, fill
 from nsim.kernels.surrogate import evaluate
 
@@ -66,7 +65,6 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     drive = connection.drive
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
-    digest = DIGEST
 
     @inlined
     def advance(state, u, x, r, p):
@@ -132,9 +130,8 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
                         trace.values[b, t, j, i] = state[j, trace.watch[i]]
         return False
 
-    @njit(**KERNEL)
+    @kernel
     def forward(first, last, todo, steps, events, layer, band, scratch, spikes, active, dense, trace, full):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
         weight, weight_rec, bias, p = layer
         state, u, x, frame = scratch
@@ -171,7 +168,6 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
     one, zero = dtype(1), dtype(0)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
     asks_for_spikes = asks_for_spikes or history
-    digest = DIGEST
 
     @inlined
     def own_spikes(b, t, steps, own):
@@ -291,9 +287,8 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
                     recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, t - t0, (rows_grad, places))
             drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
 
-    @njit(**KERNEL)
+    @kernel
     def backward(first, last, batch, steps, events, layer, own, below, grads, scratch, places, v_init):
-        digest  # noqa: B018  (captured for the disk cache, see jit.py)
         mode_before = flush_denormals()
         weight, weight_rec, bias, p = layer
         grad_w, grad_rec, grad_b, grad_p = grads

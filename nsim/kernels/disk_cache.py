@@ -1,0 +1,45 @@
+"""Compiled kernels on disk, one file each, under a name that tells apart all that the code depends on.
+
+Numba numbers the files of one function and keeps the numbers in an index. Two processes that compile the same sweep
+for two models at the same moment both take the next number, and from then on one model runs with the equations of the
+other. Nor does Numba notice a change in a helper of another file. Here the name is a digest of everything, the sources
+in this folder included.
+"""
+
+import hashlib
+from pathlib import Path
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+class _Files(IndexDataCacheFile):
+    """Numba's files without their index: whoever comes second writes the same bytes under the same name."""
+
+    def save(self, key, data):
+        self._save_data(self._name(key), data)
+
+    def load(self, key):
+        try:
+            return self._load_data(self._name(key))
+        except FileNotFoundError:
+            return None
+
+    def _name(self, key):
+        # The key holds the signature, the processor, and digests of the bytecode and of what the function closes over.
+        everything = repr((self._version, self._source_stamp, SOURCES, key))
+        return self._data_name_pattern.format(number=int(hashlib.sha256(everything.encode()).hexdigest()[:24], 16))
+
+
+class _Cache(FunctionCache):
+    def __init__(self, function):
+        super().__init__(function)
+        locator = self._impl.locator
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, locator.get_source_stamp())
+
+
+def cached(compiled, function):
+    """`compiled`, Numba's dispatcher or C function of `function`, which from now on keeps its code on disk."""
+    compiled._cache = _Cache(function)
+    return compiled

@@ -1,0 +1,84 @@
+"""Compiled kernels on disk: nothing is compiled twice, and processes that compile at once do not mix up their files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TRAIN = """
+import numpy as np, nsim
+from nsim import losses, nn
+net = nn.Sequential(nn.Dense(5, 4, nsim.LIF()), nn.Dense(4, 3, nsim.LI(reduce="sum")))
+s = nsim.Spikes.from_dense(np.ones((2, 3, 5)), 1e-3)
+losses.cross_entropy(net(s), np.zeros(2, int)).backward()
+picture = nsim.Spikes.from_dense(np.ones((2, 3, 4, 4, 1)), 1e-3)
+layer = nn.Conv2d(1, 2, 3, nsim.LIF(), size=4)
+layer(picture).counts().sum().backward()
+"""
+
+# As a sweep is made for each model: one function of one file, told apart by what it closes over.
+MADE = """
+import sys, numpy as np
+from nsim.kernels.jit import kernel
+def make(factor):
+    @kernel
+    def scale(x):
+        for i in range(x.size):
+            x[i] *= factor
+    return scale
+print("ready", flush=True)
+for line in sys.stdin:
+    x = np.ones(3)
+    make(int(line))(x)
+    print(int(x[0]), flush=True)
+"""
+
+
+def run(*arguments, **environment):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_second_process_compiles_nothing():
+    """Something random in the key of a kernel would cost seconds each time."""
+    _, second = (run("-c", TRAIN, NUMBA_DEBUG_CACHE="1") for _ in range(2))
+    assert "data loaded" in second and "data saved" not in second, second
+
+
+def test_processes_that_compile_at_once_keep_their_own_code(tmp_path):
+    """Numba's own cache fails here: it gives specialisations of one function the same file."""
+    (tmp_path / "made.py").write_text(MADE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    started = [subprocess.Popen([sys.executable, "made.py"], cwd=tmp_path, env=environment, **pipes) for _ in range(4)]
+    try:
+        assert all(process.stdout.readline() == "ready\n" for process in started)
+        for turn in range(5):
+            factors = [10 * turn + i for i in range(len(started))]
+            for process, factor in zip(started, factors, strict=True):
+                process.stdin.write(f"{factor}\n")
+            assert [int(process.stdout.readline()) for process in started] == factors
+        # Read back, by a process that compiled another one.
+        for process in started:
+            for factor in (f for turn in range(5) for f in range(10 * turn, 10 * turn + len(started))):
+                process.stdin.write(f"{factor}\n")
+                assert int(process.stdout.readline()) == factor
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_changed_source_or_signature_compiles_anew(tmp_path):
+    source = tmp_path / "one.py"
+    for factor in (2, 3):
+        source.write_text(
+            "import numpy as np\nfrom nsim.kernels.jit import kernel\n"
+            f"@kernel\ndef scale(x):\n    for i in range(x.size):\n        x[i] *= {factor}\n"
+            "for kind in (float, int):\n    x = np.ones(1, kind)\n    scale(x)\n    print(x[0])\n"
+        )
+        assert run(source, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == f"{factor}.0\n{factor}\n"
