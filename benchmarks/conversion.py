@@ -31,12 +31,14 @@ COLUMNS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 224, 256, 280)
 
 def codes(depth, steps):
     """(name, code, options of to_spiking, steps); `depth` is the number of layers."""
-    layer, fine = {"per_channel": False}, {"correct_bias": True, "percentile": 99.99}
+    layer, percentile, corrected = {"per_channel": False}, {"percentile": 99.9}, {"correct_bias": True}
     return [
         ("bistable, K = 4", convert.Bistable(4), {}, (depth + 1) * 4),
         ("bistable, K = 5", convert.Bistable(5), {}, (depth + 1) * 5),
-        ("bistable, K = 4, bias corrected", convert.Bistable(4), {"correct_bias": True}, (depth + 1) * 4),
-        ("bistable, K = 5, bias corrected, percentile 99.99", convert.Bistable(5), fine, (depth + 1) * 5),
+        ("bistable, K = 4, 99.9 percentile", convert.Bistable(4), percentile, (depth + 1) * 4),
+        ("bistable, K = 5, 99.9 percentile", convert.Bistable(5), percentile, (depth + 1) * 5),
+        ("bistable, K = 4, bias corrected", convert.Bistable(4), corrected, (depth + 1) * 4),
+        ("bistable, K = 5, bias corrected", convert.Bistable(5), corrected, (depth + 1) * 5),
         ("IF, signed, bursts of 2", convert.IF(signed=True, burst=2), {}, steps // 2),
         ("IF, signed", convert.IF(signed=True), {}, steps // 2),
         ("IF, start at half", convert.IF(), {}, steps),
@@ -72,6 +74,8 @@ def accuracy(args, say):
     net = network(args.network, args.weights or args.data / f"{args.network}.safetensors")
     _, calibration, _ = images_of("train", args, CALIBRATION)
     name, images, labels = images_of("test", args)
+    if args.mirror:
+        name, images = f"{name}, mirrored", images[..., ::-1].copy()
     output, _ = net.forward(images)
     best = (output.argmax(1) == labels).mean()
     say(f"#### {args.network}, {name}, the network itself {best:.1%}\n")
@@ -187,6 +191,7 @@ def main():
     parser.add_argument("--weights", type=Path, help="trained weights (default: <network>.safetensors beside the data)")
     parser.add_argument("--data", type=Path, required=False, help="folder of CIFAR-10")
     parser.add_argument("--codes", nargs="+", default=[""], help="only rows whose names contain one of these")
+    parser.add_argument("--mirror", action="store_true", help="accuracy: on the mirror images of the test images")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--last", type=int, default=128, help="last column of the table")

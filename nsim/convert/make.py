@@ -14,8 +14,8 @@ from nsim.errors import ParameterError
 
 
 def to_spiking(
-    net: Graph, calibration, neuron: Code | None = None, *, percentile: float = 99.9, per_channel: bool = True,
-    correct_bias: bool = False
+    net: Graph, calibration, neuron: Code | None = None, *, percentile: float | None = None,
+    per_channel: bool = True, correct_bias: bool = False,
 ) -> SpikingNetwork:  # fmt: skip
     """A spiking network with nearly the outputs of a trained conventional one.
 
@@ -29,13 +29,13 @@ def to_spiking(
     calibration : float32 [B, C, H, W], or batches of such (of images, or of pairs (images, labels))
         Images that the network was trained on, which set the thresholds. Batches are read once, one at a time.
     neuron : convert.Bistable, default phases=4; convert.IF or convert.Phase
-    percentile : float
+    percentile : float, optional
         Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to
-        0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact.
+        0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact. Default: 99.9, or, for
+        bistable neurons, the threshold with the least squared error of what a cycle sends, which rises with K.
     per_channel : bool
         One threshold for each channel, or, with False, one for each layer. Channels differ: with thresholds of their
         own the readout of a ResNet-20 at 4 phases is off by a tenth less.
-
     correct_bias : bool
         Whether what quantisation takes from each channel on average is given back as a bias, measured on the first
         images of the calibration data; for bistable neurons. See `nsim.convert.correct`.
@@ -65,8 +65,10 @@ def to_spiking(
         raise ParameterError(
             f"to_spiking: correct_bias is for convert.Bistable; how {neuron} rounds depends on the steps"
         )
-    first = []
-    scales, shape = thresholds(net, _watched(batches(calibration), first), percentile, per_channel)
+    if percentile is None and not neuron.staged:
+        percentile = 99.9
+    first, levels = [], neuron.levels(1) if neuron.staged else None
+    scales, shape = thresholds(net, _watched(batches(calibration), first), percentile, per_channel, levels)
     shapes = net.shapes(shape)
     shifts = {}
     if correct_bias:

@@ -132,7 +132,7 @@ def test_early_end_decides_at_the_first_clear_step():
         ({"neuron": 3}, "neuron = 3"), ({"percentile": 0}, "percentile = 0"), ({"percentile": 101}, "percentile = 101"),
         ({"net": 5}, "net is a int"), ({"net": ann.Graph(dtype=np.float64)}, "float64"),
         ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
-        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "percentile of its activations is 0"),
+        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "largest of its activations is 0"),
     ],
 )  # fmt: skip
 def test_impossible_conversions_are_refused(change, text):
@@ -203,6 +203,28 @@ def test_percentiles_are_as_near_as_stated(parts):
         expected = np.percentile(values, percent, axis=0, method="lower")
         np.testing.assert_allclose(histogram.percentile(percent), expected, rtol=1.01 / parts)
     np.testing.assert_array_equal(histogram.percentile(100), values.max(axis=0))
+
+
+@pytest.mark.parametrize("parts", [1 << 7, 1 << 12])
+@pytest.mark.parametrize("levels", [2, 4, 16, 64])
+def test_thresholds_of_least_error(parts, levels):
+    """Against every threshold of a fine grid, on the values themselves, with light tails and heavy ones."""
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.uniform(0, 3, 20_000), rng.exponential(1e-3, 20_000), rng.pareto(3, 20_000)], axis=1)
+    values[rng.random(values.shape) < 0.5] = 0
+    values = np.hstack([values, np.zeros((20_000, 1))]).astype(np.float32)
+    histogram = Histogram(4, parts)
+    histogram.add(values)
+    found = histogram.least_error(levels)
+    assert found[3] == 0
+
+    def error(a, scale):
+        step = scale / levels
+        return np.square(a - step * np.clip(np.round(a / step), 0, levels - 1)).mean()
+
+    for a, scale in zip(values.T[:3], found, strict=False):
+        best = min(error(a, s) for s in np.geomspace(0.02, 1.2, 400) * a.max())
+        assert error(a, scale) < 1.05 * best
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
