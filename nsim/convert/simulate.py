@@ -15,7 +15,7 @@ from nsim.convert.lower import Population
 from nsim.convert.maps import NO_ROWS, NO_TAPS
 from nsim.convert.neurons import Code
 from nsim.kernels import convert as kernels
-from nsim.kernels.jit import padded
+from nsim.kernels.jit import LANES, padded
 
 CHUNK_BYTES = 1 << 23  # room for the events of the largest population in one chunk, if all of it fired in each step
 NO_VALUES = np.zeros(0, np.float32)
@@ -72,7 +72,7 @@ class Workspace:
                 self.edges[p] = tuple(kernels.Edge(self.events[source], *link) for source, link in links)
                 if not links:  # reads the images alone; kernels take no empty tuple
                     self.edges[p] = (kernels.Edge(self._events(p, False), NO_TAPS, *NO_ROWS),)
-        self.lanes = np.zeros(max(padded(p.size) for p in engine.populations) if code.valued else 64, np.float32)
+        self.lanes = np.zeros(2 * LANES, np.float32)
 
     def _events(self, p, valued):
         room = p.size * self.schedule.chunk  # each neuron once a step: pages that stay unused cost nothing

@@ -178,17 +178,18 @@ def fire(v, row, size, u, indices, filled):
 @inlined
 def fire_valued(v, row, size, most, back, sent, u, events, filled):
     """Up to `most` spikes at once, or up to `back` negative ones for those sent too much; returns the new number."""
-    for n in range(v.shape[1]):
-        x = v[row, n]
-        count = max(min(np.floor(x / size), most), -min(sent[n], back))
-        u[n] = count
-        v[row, n] = x - count * size
-        sent[n] += count
-    for n in range(v.shape[1]):
-        if u[n] != 0:
-            events.indices[filled] = n
-            events.values[filled] = u[n] * size
-            filled += 1
+    for start in range(0, v.shape[1], LANES):
+        part, before = v[row, start : start + LANES], sent[start : start + LANES]
+        for k in range(LANES):
+            count = max(min(np.floor(part[k] / size), most), -min(before[k], back))
+            u[k] = abs(count)
+            u[LANES + k] = count * size
+            part[k] -= count * size
+            before[k] += count
+        first = filled
+        filled = append_bits(positive(u, 0), start, events.indices, filled)
+        for j in range(first, filled):
+            events.values[j] = u[LANES + events.indices[j] - start]
     return filled
 
 
