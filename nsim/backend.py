@@ -114,6 +114,8 @@ def compiled_surrogate(surrogate, dtype):
 
 @cache
 def _blas():
+    import scipy.linalg.cython_blas  # noqa: F401  (kernels call it; a library that is not loaded yet is not limited)
+
     return ThreadpoolController()
 
 

@@ -136,3 +136,19 @@ def test_some_samples_grow_and_others_do_not(monkeypatch):
     assert calls, "no list had to grow: the case shows nothing"
     assert cases.same_bits(out.data, wanted.data)
     assert all(cases.same_events(a, b) for a, b in zip(again, hidden, strict=True))
+
+
+def test_kernels_call_blas_on_one_thread():
+    """SciPy's BLAS too, which a process loads at the first product: two threads that each call one on all cores wait
+    for each other."""
+    code = """
+from nsim.backend import single_threaded_blas
+with single_threaded_blas(True):
+    import scipy.linalg.cython_blas
+    from threadpoolctl import threadpool_info
+    libraries = [one for one in threadpool_info() if one["user_api"] == "blas"]
+    assert libraries and all(one["num_threads"] == 1 for one in libraries), libraries
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
