@@ -47,9 +47,9 @@ class Engine:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Memory of all weights."""
-        packed = [part for links in self.links.values() for _, link in links for part in (*link[0][:3], *link[1:])]
-        return sum(part.nbytes for part in packed)
+        """Memory of all weights, and of the tables that say what they reach."""
+        packed = [part for links in self.links.values() for _, (taps, *rows) in links for part in (*taps, *rows)]
+        return sum(part.nbytes for part in packed if isinstance(part, np.ndarray))
 
 
 def _pooling(p):

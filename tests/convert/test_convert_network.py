@@ -189,6 +189,14 @@ def test_predict_refuses_what_it_cannot_decide():
         snn.predict(images(4, (3,)), 8)
 
 
+def test_what_the_weights_take():
+    """Those of the convolutions once, though many places share them; as sparse rows, each weight with its target."""
+    net = network()
+    snn = convert.to_spiking(net, images())
+    seen = sum(net[name].operation.weight.data.nbytes for name in ("conv2", "conv3"))
+    assert seen < snn.engine.weight_bytes < seen + 64 * 1024
+
+
 # Calibration
 
 
