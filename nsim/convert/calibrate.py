@@ -16,6 +16,8 @@ from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
 from nsim.errors import ParameterError, ShapeError
+from nsim.kernels import calibrate as kernels
+from nsim.kernels.threads import over
 
 LOWEST, HIGHEST = -32, 32  # powers of two that have bins of their own
 BATCH = 64  # images that go through at once where they come as one array
@@ -54,17 +56,12 @@ class Histogram:
     def least_error(self, levels: int) -> np.ndarray:
         """float64 [C]: the threshold s with the least mean of (a - q(a))^2, q(a) = h clip(round(a / h), 0, levels - 1),
         h = s / levels; to 4 %. Activations count as evenly spread over their bin."""
-        bins = np.flatnonzero(self.counts.any(axis=0))
-        bins = bins[(bins > 0) & (bins < self.bins - 1)]
-        lower, upper = self._edges(bins), self._edges(bins + 1)
-        counts, largest = self.counts[:, bins], self.largest.astype(np.float64)
-        best, least = np.zeros(len(largest)), np.full(len(largest), np.inf)
-        for scale in TRIED[:, None] * largest:
-            step = np.where(scale > 0, scale, 1)[:, None] / levels
-            error = _square_error(upper, step, levels) - _square_error(lower, step, levels)
-            error = (counts * error / (upper - lower)).sum(axis=1)
-            better = error < least
-            best[better], least[better] = scale[better], error[better]
+        # The first bin holds zeros and the last what is beyond float32's powers of two: neither has a width.
+        edges, best = self._edges(np.arange(1, self.bins)), np.empty(len(self.counts))
+        over(
+            kernels.least_error, len(best), self.counts[:, 1:-1], edges, self.largest.astype(np.float64), TRIED,
+            float(levels), best,
+        )  # fmt: skip
         return best
 
     def percentile(self, percent: float) -> np.ndarray:
@@ -80,12 +77,6 @@ class Histogram:
         lower, upper = self._edges(at), self._edges(at + 1)
         value = lower + np.clip(within, 0, 1) * (upper - lower)
         return np.where(at == 0, 0.0, np.minimum(value, self.largest))
-
-
-def _square_error(x, h, levels):
-    """The integral of (a - q(a))^2 from 0 to x: h^3 / 12 for each whole level, and what is left of the last."""
-    level = np.clip(np.floor(x / h + 0.5), 0, levels - 1)
-    return level * h**3 / 12 + (x - level * h) ** 3 / 3
 
 
 def batches(calibration) -> Iterable[np.ndarray]:
