@@ -43,7 +43,11 @@ class SpikesGrad:
 
     def __add__(self, other):
         def plus(a, b):
-            return b if a is None else a if b is None else a + b
+            if a is None or b is None:
+                return b if a is None else a
+            if a.ndim == b.ndim == 3 and a.strides[1] == b.strides[1] == 0:  # the same at each step
+                return np.broadcast_to(a[:, :1] + b[:, :1], a.shape)
+            return a + b
 
         return SpikesGrad(plus(self.active, other.active), plus(self.closest, other.closest))
 
@@ -270,7 +274,7 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
             return (None,)
         grad = grad.astype(active.u.dtype)
         if active.dense:
-            out = np.repeat(grad[:, None, :], steps, axis=1)
+            out = np.broadcast_to(grad[:, None, :], (size, steps, n))
         else:
             out = np.empty(len(active.indices), active.u.dtype)
             over(batch.spread_counts, size, active.indptr, active.indices, steps, grad, out)
@@ -281,9 +285,10 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
 
 def _reached(active, shape):
     """Whether a neuron has an active site in a sample, bool [B, N]."""
-    if active.dense:
-        return (np.abs(active.u) < active.band).any(axis=1)
     size, steps, n = shape
+    if active.dense:
+        whole = np.isinf(active.band)
+        return np.ones((size, n), bool) if whole else (np.abs(active.u) < active.band).any(axis=1)
     number = np.zeros((size, n), np.float32)
     over(batch.counts, size, active.indptr, active.indices, np.empty(0, np.float32), steps, number)
     return number > 0
