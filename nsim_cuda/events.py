@@ -85,6 +85,9 @@ class DeviceSpikes(Spikes):
     @property
     def n_active(self) -> int:
         """Number of active sites."""
+        if self.needs is None:
+            ptr = status.read(self.active.ptr)
+            return int((ptr[:, -1] - ptr[:, 0]).sum())
         return int(status.read(self.needs)[:, 1].sum())
 
     @property

@@ -14,7 +14,7 @@ from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
 from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
-from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, status, sweep
+from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, spatial, status, sweep
 from nsim_cuda.drive import Sites
 from nsim_cuda.elementwise import full
 from nsim_cuda.events import DeviceSpikes, given, put
@@ -22,6 +22,7 @@ from nsim_cuda.launch import nothing
 
 spikes_to_device, spikes_from, to_host = put, given, status.read
 check_layer = launch.check_layer
+flatten, pool2d, add = spatial.flatten, spatial.pool2d, spatial.add
 adopted, is_foreign = interop.adopted, interop.is_foreign
 assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped

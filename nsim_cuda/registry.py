@@ -129,6 +129,8 @@ def _others():
     """What no training step of `_cases` reaches."""
     net = nn.Sequential(nn.Dense(4, 3, LIF(surrogate=FAST)), nn.Dropout(0.5), nn.Dense(3, 2, LI(reduce="sum")))
     _step(net, lambda params: optim.SGD(params, 0.1))
+    below, above = (_on_device(nn.Conv2d(1, 1, 1, LIF(surrogate=FAST), size=2)) for _ in range(2))
+    losses.spike_rate_lower([nn.MaxPool2d(2)(nn.Residual(above)(below(_spikes())))]).backward()
     operations.latency(np.zeros((1, 2, 2), np.uint8), np.zeros(256), width=1, steps=3, dt=1e-3)
     recording = Events(np.zeros(3, np.int32), np.zeros(3, np.uint16), np.array([0, 3]), (4,))
     operations.assemble(
