@@ -59,7 +59,7 @@ def network(model, recurrent, delay, learn, band, reduce, pool):
 
 
 def convolutional(neuron, readout, delay, pool):
-    """3 x 3 places of 1, 13 and 13 channels, the last ones depthwise in a block with a shortcut; 2 x 2 after pooling."""
+    """3 x 3 places of 1, 13 and again 13 channels, these depthwise in a block with a shortcut; 2 x 2 after pooling."""
     options = {"size": SIDE, "padding": 1, "delay": delay, "bias": True}
     first = nn.Conv2d(1, 13, 3, neuron, **options, seed=0)
     block = nn.Residual(nn.Conv2d(13, 13, 3, neuron, **options, groups=13, seed=1))
