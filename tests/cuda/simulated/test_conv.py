@@ -34,7 +34,7 @@ def test_every_model_with_trained_parameters(name, reset, detach_reset):
     compare(made, amounts(made.space, 2, 6, 0.3))
 
 
-@pytest.mark.parametrize("reduce", [None, "sum", "max"])
+@pytest.mark.parametrize("reduce", [None, "max"])
 @pytest.mark.parametrize("learn", [False, True])
 def test_readouts_that_are_convolutions(reduce, learn):
     made = stack("depthwise", readout="conv", reduce=reduce, learn=learn, bias=True)
@@ -47,7 +47,7 @@ def test_bands_and_delays(band, delay):
     compare(made, amounts(made.space, 2, 4, 0.3), wanted_spikes=delay == 0)
 
 
-@pytest.mark.parametrize("batch, steps", [(1, 1), (5, 2)])
+@pytest.mark.parametrize("batch, steps", [(1, 1), (3, 2)])
 @pytest.mark.parametrize("density", [0.0, 0.3, 2.0])
 def test_sizes_and_densities(batch, steps, density, monkeypatch):
     """One sample, one step, no event, more events than places; groups of several samples."""
