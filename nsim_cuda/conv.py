@@ -87,8 +87,6 @@ def add_to_taps(grad, dx, events, lo, hi, weight, one):
     """
     grid, inner, outer = weight.grid, weight.grid.channels // weight.groups, weight.channels_out // weight.groups
     first, stride, crew, crews = split(cuda.threadIdx.x, cuda.blockDim.x, outer)
-    if crew >= crews:
-        return
     taps = grid.y.kernel * grid.x.kernel
     tap0, tap_stride, crew, crews = split(crew, crews, taps)
     if crew >= crews:
