@@ -293,18 +293,9 @@ def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpik
     )  # fmt: skip
 
     def vjp(grad):
-        part = memory.empty(grad.active.shape, grad.active.dtype)
-        mask = kept(active)
-        jit.start(
-            kernels.mask_grad,
-            active.ptr.shape[0],
-            jit.BLOCK,
-            active.ptr,
-            mask,
-            part.dtype.type(scale),
-            grad.active,
-            part,
-        )
+        part, grad_scale = memory.empty(grad.active.shape, grad.active.dtype), grad.active.dtype.type(scale)
+        there = active.ptr.shape[0], jit.BLOCK
+        jit.start(kernels.mask_grad, *there, active.ptr, kept(active), grad_scale, grad.active, part)
         return (SpikesGrad(part),)
 
     return record("dropout", out, (spikes,), vjp)
