@@ -7,7 +7,7 @@ import nsim
 from nsim import DeviceError, EventError, ShapeError, Spikes, losses, nn, optim
 from nsim.spatial import add, flatten
 from nsim.sweeps import SpikesGrad
-from nsim_cuda import memory, operations
+from nsim_cuda import launch, memory, operations
 from nsim_cuda.events import DeviceActive, DeviceSpikes, packing
 from tests import cases
 from tests.test_spatial import KINDS, SPACE, WINDOWS, N, from_torch, source
@@ -236,6 +236,35 @@ def test_a_training_step_asks_the_device_for_nothing(monkeypatch):
     assert waits == []
     loss.item()
     assert waits == [(3,), ()], "the flags and the loss"
+
+
+def test_lists_that_are_cut_short_are_pooled_and_added_and_the_step_made_again(monkeypatch):
+    def no_slack(room, which, steps, width):
+        return min(steps * width, max(1, room.sizes[which]))
+
+    monkeypatch.setattr(launch.Room, "entries", no_slack)
+    given = Spikes.from_dense(np.random.default_rng(0).poisson(0.4, (2, 2, 20)), cases.DT, space=(*SIZE, 1))
+    nets, tries = [network(nn.MaxPool2d(2)), network(nn.MaxPool2d(2)).to("cuda")], 0
+    for net in nets:
+        opt = optim.SGD(net.parameters(), lr=0.05)
+        for done in range(2):
+            if done and net.device == "cuda":
+                for layer in net.connections()[:-1]:
+                    launch.room_of(layer).sizes = [1, 1]
+            while True:
+                net.seed(done)
+                try:
+                    loss = losses.cross_entropy(net(given.to(net.device)), [0, 2])
+                    opt.zero_grad()
+                    loss.backward()
+                    opt.step()
+                    loss.item()
+                    break
+                except nsim.StepOverflow:
+                    tries += 1
+    assert tries > 0
+    for (key, a), b in zip(nets[0].state_dict().items(), nets[1].state_dict().values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9, err_msg=key)
 
 
 def test_a_run_is_that_of_the_cpu():
