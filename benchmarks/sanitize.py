@@ -3,8 +3,9 @@
     python benchmarks/sanitize.py --under memcheck racecheck   # what `make gpu` runs
     python benchmarks/sanitize.py                              # the runs alone
 
-Networks of every spiking model and readout, recurrent or not, with delays, biases and trained parameters, at odd sizes
-and with several blocks, are trained for two steps with every optimiser, and their results read back.
+Networks of every spiking model and readout, recurrent or convolutional or neither, with delays, biases and trained
+parameters, at odd sizes and with several blocks, are trained for two steps with every optimiser, and their results read
+back.
 """
 
 import argparse
@@ -31,19 +32,23 @@ if SIMULATED:
 SPIKING = [name for name, model in MODELS.items() if model.spiking]
 REDUCED = ["sum", "mean", "max", "last", None]
 DT = 1e-3
+SIDE = 3  # of the picture that the events lie on
 
 
 def events(batch, steps, n, density, seed):
-    """Random counts, repeated events among them, with one silent sample and samples of unequal length."""
+    """Random counts on a square picture, repeated events among them, with one silent sample and samples of unequal
+    length."""
     counts = np.random.default_rng(seed).poisson(density, (batch, steps, n))
     counts[0] = 0
     lengths = np.maximum(1, steps - np.arange(batch) % steps)
-    return nsim.Spikes.from_dense(counts, DT, lengths=lengths).to("cuda")
+    return nsim.Spikes.from_dense(counts, DT, space=(SIDE, SIDE, 1), lengths=lengths).to("cuda")
 
 
-def network(model, recurrent, delay, learn, band, reduce):
-    """9-37-11-3 with a bias in each layer, odd sizes throughout."""
+def network(model, recurrent, delay, learn, band, reduce, pool):
+    """9-37-11-3 with a bias in each layer, odd sizes throughout; or a convolutional network with that pooling."""
     options = {"band": band, "learn": [p.name for p in MODELS[model].parameters] if learn else ()}
+    if pool:
+        return convolutional(MODELS[model](**options), nsim.LI(reduce=reduce), delay, pool(2, 1)).to("cuda")
     hidden = [
         nn.Dense(n_in, n_out, MODELS[model](**options), recurrent=recurrent, delay=delay, bias=True, seed=k)
         for k, (n_in, n_out) in enumerate([(9, 37), (37, 11)])
@@ -51,6 +56,17 @@ def network(model, recurrent, delay, learn, band, reduce):
     for layer in hidden:
         layer.weight.data *= 8
     return nn.Sequential(*hidden, nn.Dense(11, 3, nsim.LI(reduce=reduce), bias=True, delay=delay, seed=2)).to("cuda")
+
+
+def convolutional(neuron, readout, delay, pool):
+    """3 x 3 places of 1, 13 and again 13 channels, these depthwise in a block with a shortcut; 2 x 2 after pooling."""
+    options = {"size": SIDE, "padding": 1, "delay": delay, "bias": True}
+    first = nn.Conv2d(1, 13, 3, neuron, **options, seed=0)
+    block = nn.Residual(nn.Conv2d(13, 13, 3, neuron, **options, groups=13, seed=1))
+    for layer in (first, *block.connections()):
+        layer.weight.data *= 4
+    last = nn.Conv2d(13, 3, 2, readout, size=SIDE - 1, bias=True, delay=delay, seed=2)
+    return nn.Sequential(first, block, pool, nn.Dropout(0.2, per="event"), last)
 
 
 def loss_of(net, batch, labels):
@@ -89,6 +105,10 @@ def cases():
     for model in SPIKING:
         yield {"model": model, "learn": True}
         yield {"model": model, "band": None}
+        yield {"model": model, "pool": nn.MaxPool2d}
+        yield {"model": model, "pool": nn.AvgPool2d, "learn": True, "delay": 1}
+    for reduce in REDUCED:
+        yield {"model": SPIKING[0], "pool": nn.SumPool2d, "reduce": reduce}
 
 
 def sanitized(tool):
@@ -117,10 +137,10 @@ def main(given=None):
         return max(sanitized(tool) for tool in args.under)
     for case in list(cases())[: args.first]:
         print(", ".join(f"{key} {getattr(value, '__name__', value)}" for key, value in case.items()), flush=True)
-        options = {"recurrent": False, "delay": 0, "learn": False, "band": 0.2, "reduce": "sum"}
+        options = {"recurrent": False, "delay": 0, "learn": False, "band": 0.2, "reduce": "sum", "pool": None}
         optimizer = case.pop("optimizer", optim.Adam)
         net = network(**(options | case))
-        batch = events(args.batch, args.steps, 9, 0.3, seed=0)
+        batch = events(args.batch, args.steps, SIDE**2, 0.3, seed=0)
         train(net, optimizer(net.parameters(), lr=1e-3), batch, np.arange(args.batch) % 3)
     return 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.backend import per_device
+from nsim.backend import device_of, per_device
 from nsim.errors import EventError, ShapeError
 from nsim.events import Active, Spikes, index_dtype
 from nsim.kernels import merge
@@ -53,8 +53,8 @@ def pool2d(spikes: Spikes, windows: Windows, how: str) -> Spikes:
     al. 2021, ICCV, "Incorporating Learnable Membrane Time Constant"). Deviation: as every gradient of spikes it exists
     at active sites only.
     """
-    if how == "max" and spikes.values is not None and (spikes.values < 0).any():
-        raise EventError(f"{windows.label}: an event of size {spikes.values.min()}: sizes must not be negative")
+    if how == "max" and spikes.values is not None:
+        check_sizes(windows, spikes.values)
     grid, scratch, n_out = _grid(windows, spikes)
     size, steps, _ = spikes.shape
     scale = np.float32(1 / np.prod(windows.kernel)) if how == "mean" else np.float32(1)
@@ -73,6 +73,12 @@ def pool2d(spikes: Spikes, windows: Windows, how: str) -> Spikes:
         space=(*windows.out, grid.channels), lengths=spikes.lengths, active=sites,
     )  # fmt: skip
     return record(f"{how} pooling", out, (spikes,), _PoolBackward(spikes, windows, sites, largest, scale))
+
+
+def check_sizes(windows, values):
+    """Refuse events that a maximum with nothing would leave out."""
+    if (values < 0).any():
+        raise EventError(f"{windows.label}: an event of size {values.min()}: sizes must not be negative")
 
 
 def _grid(windows, spikes):
@@ -155,11 +161,7 @@ def add(a: Spikes, b: Spikes) -> Spikes:
     ShapeError
         If batch, steps, neurons, their space, dt or the true lengths differ.
     """
-    for name in ("shape", "space", "dt"):
-        if getattr(a, name) != getattr(b, name):
-            raise ShapeError(f"add: {name} {getattr(a, name)} and {getattr(b, name)} differ: {a!r} and {b!r}")
-    if (a.lengths is None) != (b.lengths is None) or (a.lengths is not None and (a.lengths != b.lengths).any()):
-        raise ShapeError("add: the samples have other true lengths in one than in the other")
+    check_alike(a, b)
     n_rows, indptr = a.shape[0] * a.shape[1], a.indptr + b.indptr
     graded = a.values is not None or b.values is not None
     indices, values = np.empty(indptr[-1], a.indices.dtype), np.empty(indptr[-1] if graded else 0, np.float32)
@@ -176,6 +178,16 @@ def add(a: Spikes, b: Spikes) -> Spikes:
         return tuple(_part(grad, sites, own) for own in (first, second))
 
     return record("add", out, (a, b), vjp)
+
+
+def check_alike(a, b):
+    """Refuse to add what does not lie on the same sites."""
+    device_of(a, b)
+    for name in ("shape", "space", "dt"):
+        if getattr(a, name) != getattr(b, name):
+            raise ShapeError(f"add: {name} {getattr(a, name)} and {getattr(b, name)} differ: {a!r} and {b!r}")
+    if (a.lengths is None) != (b.lengths is None) or (a.lengths is not None and (a.lengths != b.lengths).any()):
+        raise ShapeError("add: the samples have other true lengths in one than in the other")
 
 
 def _united(a, b):

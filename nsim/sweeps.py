@@ -339,7 +339,7 @@ def from_device(ptr, indices, shape, *, dt, values=None, space=None, lengths=Non
     Parameters
     ----------
     ptr : int32 [B, T + 1]
-        Step t of sample b has indices[ptr[b, t]:ptr[b, t + 1]]. Trusted, like `indices`.
+        Step t of sample b has indices[ptr[b, t]:ptr[b, t + 1]]; samples lie in their order. Trusted, like `indices`.
     indices : uint16 or uint32 [at least the number of events]
         Neurons, ascending within a step; uint16 below 65,536 neurons.
     shape : (B, T, N)

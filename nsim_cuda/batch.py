@@ -30,6 +30,21 @@ def sum_groups(partial, out):
 
 
 @cuda.jit
+def accumulate(factor, first, second, ptr):
+    """From the lengths of lists in ptr[b, 1:] to where each step begins. The lists of a sample begin at `factor` times
+    the place where its own in `first` do and, if there is a `second`, in that one: they cannot run into each other."""
+    for b in range(cuda.grid(1), ptr.shape[0], cuda.gridsize(1)):
+        k = first.ptr[b * first.tiles, 0]
+        if second.ptr.shape[0] > 0:
+            k += second.ptr[b * second.tiles, 0]
+        k *= factor
+        ptr[b, 0] = k
+        for t in range(1, ptr.shape[1]):
+            k += ptr[b, t]
+            ptr[b, t] = k
+
+
+@cuda.jit
 def counts(ptr, indices, values, tiles, width, out):
     """out[b, n]: events (or sums of their values) of neuron n in sample b. A thread is a neuron, so that the sum has
     one order; it looks at the list of its own tile."""

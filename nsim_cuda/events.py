@@ -16,13 +16,15 @@ from nsim_cuda.jit import MAX_NEURONS
 
 @dataclass
 class DeviceActive:
-    """The active set on the device, always listed: entries of step t of a row are ptr[row, t] to ptr[row, t + 1] -
-    1."""
+    """The active set on the device, always listed, in rows as those of `DeviceSpikes`. Sites that are derived from
+    others (pooled, united) have no u of their own: it is empty."""
 
     ptr: memory.DeviceArray
     indices: memory.DeviceArray
     u: memory.DeviceArray
     band: float
+    tiles: int
+    width: int
     dense = False
 
     @property
@@ -44,18 +46,21 @@ class DeviceSpikes(Spikes):
         Tiles of a sample, and neurons of a tile.
     needs : DeviceArray int32 [B * tiles, 2], optional
         Number of events and of active sites in each row.
+    positive : bool
+        Whether it is known that no size is below 0. Default: that there are no sizes.
     """
 
     device = "cuda"
 
     def __init__(
         self, ptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None, tiles=1, width=None,
-        needs=None,
+        needs=None, positive=None,
     ):  # fmt: skip
         self.ptr, self.indices, self.values, self.active = ptr, indices, values, active
         self.shape, self.dt, self.lengths, self.needs = tuple(shape), dt, lengths, needs
         self.space = (shape[2],) if space is None else space
         self.tiles, self.width = tiles, shape[2] if width is None else width
+        self.positive = values is None if positive is None else positive
         self.node = self.grad = None
         self.requires_grad = False
         self._lengths = None
@@ -80,6 +85,9 @@ class DeviceSpikes(Spikes):
     @property
     def n_active(self) -> int:
         """Number of active sites."""
+        if self.needs is None:
+            ptr = status.read(self.active.ptr)
+            return int((ptr[:, -1] - ptr[:, 0]).sum())
         return int(status.read(self.needs)[:, 1].sum())
 
     @property
@@ -99,8 +107,10 @@ class DeviceSpikes(Spikes):
         active = None
         if self.active is not None:
             site_ptr, sites = packing(memory.fetch(self.active.ptr), batch)
-            indices, u = memory.fetch(self.active.indices)[sites], memory.fetch(self.active.u)[sites]
-            active = Active(site_ptr, indices, u, self.active.band)
+            u = memory.fetch(self.active.u)
+            active = Active(
+                site_ptr, memory.fetch(self.active.indices)[sites], u[sites] if u.size else u, self.active.band
+            )
         return Spikes(
             indptr, memory.fetch(self.indices)[order], self.shape, dt=self.dt, values=values, space=self.space,
             lengths=self.lengths, active=active,
@@ -121,7 +131,7 @@ class DeviceSpikes(Spikes):
     def detach(self):
         return DeviceSpikes(
             self.ptr, self.indices, self.shape, dt=self.dt, values=self.values, space=self.space,
-            lengths=self.lengths, tiles=self.tiles, width=self.width, needs=self.needs,
+            lengths=self.lengths, tiles=self.tiles, width=self.width, needs=self.needs, positive=self.positive,
         )  # fmt: skip
 
     def __repr__(self):
@@ -158,6 +168,7 @@ def put(spikes: Spikes) -> DeviceSpikes:
     return DeviceSpikes(
         memory.put(spikes.indptr[starts], np.int32), memory.put_roomy(spikes.indices, index_dtype(n)), spikes.shape,
         dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
+        positive=values is None or bool((spikes.values >= 0).all()),
     )  # fmt: skip
 
 

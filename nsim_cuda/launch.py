@@ -9,12 +9,14 @@ import numpy as np
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
 from nsim_cuda import batch as kernels
-from nsim_cuda import jit, memory, readout, sweep
+from nsim_cuda import conv, drive, jit, memory, readout, sweep
 from nsim_cuda.drive import Rows
 from nsim_cuda.elementwise import fill
 from nsim_cuda.events import DeviceActive, DeviceSpikes
 from nsim_cuda.status import status
 from nsim_cuda.sweep import Lists, Trace
+
+CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
 
 
 class Room:
@@ -34,12 +36,10 @@ class Room:
 
 
 def check_layer(layer):
-    """Refuse a convolution, and a layer that is too large: indices of neurons have 16 bits, and masks of a recurrent
-    layer stay in a block."""
-    if layer.connection != "drive":
-        raise DeviceError(f"{layer.label}: the device has dense layers only; leave the network on the CPU")
-    recurrent, (n_in, n) = layer.weight_rec is not None, layer.weight.shape
-    if max(n_in, n) > jit.MAX_NEURONS or (recurrent and n > jit.MAX_RECURRENT):
+    """Refuse a layer that is too large: indices of neurons have 16 bits, and masks of a recurrent layer stay in a
+    block."""
+    recurrent, n = layer.weight_rec is not None, layer.n_out
+    if max(layer.n_in, n) > jit.MAX_NEURONS or (recurrent and n > jit.MAX_RECURRENT):
         raise DeviceError(
             f"{layer.label}: the device takes recurrent layers of up to {jit.MAX_RECURRENT:,} neurons and others of "
             f"up to {jit.MAX_NEURONS:,} inputs and neurons; split the layer, or leave the network on the CPU"
@@ -56,17 +56,16 @@ def room_of(layer) -> Room:
 _compiled = {}
 
 
-def compiled(neuron, dtype, direction, history=False):
-    """The kernel of a model's sweep, "forward" or "backward". Built once for each variant of a model and dtype."""
+def compiled(layer, direction, history=False):
+    """The kernel of a layer's sweep, "forward" or "backward". Built once for each key below."""
+    neuron, dtype = layer.neuron, layer.weight.dtype
     variant = neuron.variant if direction == "backward" else neuron.forward_variant
-    key = (type(neuron), variant, np.dtype(dtype), direction, history)
+    key = (type(neuron), variant, np.dtype(dtype), direction, history, layer.connection)
     if key not in _compiled:
         module, scalar = sweep if neuron.spiking else readout, np.dtype(dtype).type
-        sizes = len(neuron.states), len(neuron.parameters)
-        if direction == "forward":
-            _compiled[key] = module.make_forward(neuron.equations(scalar(1)), *sizes, scalar)
-        else:
-            _compiled[key] = module.make_backward(neuron.equations(scalar(1)), *sizes, scalar, history)
+        make = module.make_forward if direction == "forward" else module.make_backward
+        sizes, extra = (len(neuron.states), len(neuron.parameters)), () if direction == "forward" else (history,)
+        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection])
     return _compiled[key]
 
 
@@ -86,7 +85,7 @@ def nothing(dtype, ndim):
 def rows_of(spikes, delay=0) -> Rows:
     """The events as kernels take them."""
     values = nothing(np.float32, 1) if spikes.values is None else spikes.values
-    return Rows(spikes.ptr, spikes.indices, values, spikes.tiles, -delay)
+    return Rows(spikes.ptr, spikes.indices, values, spikes.tiles, spikes.width, -delay)
 
 
 def kept(layer, name, key, make):
@@ -99,14 +98,14 @@ def kept(layer, name, key, make):
 
 def v_init(layer):
     """v before the first step, [N]."""
-    n, dtype = layer.weight.shape[1], layer.weight.dtype
+    n, dtype = layer.n_out, layer.weight.dtype
     values = layer.neuron.v_init
     return kept(layer, "v_init", values.tobytes(), lambda: memory.put(np.broadcast_to(values, n), dtype))
 
 
 def discretised(layer, dt):
     """What the equations use, [number of parameters, N]. Trained parameters are discretised on the device."""
-    n, dtype, neuron = layer.weight.shape[1], layer.weight.dtype, layer.neuron
+    n, dtype, neuron = layer.n_out, layer.weight.dtype, layer.neuron
 
     def on_host():
         p = np.zeros((len(neuron.parameters), n), dtype)
@@ -128,16 +127,21 @@ def discretised(layer, dt):
 
 def matrices(layer):
     """Weight, recurrent weight (empty for none) and bias (zeros for none) as kernels take them."""
-    weight = layer.weight.data
-    n, dtype = weight.shape[1], weight.dtype
+    n, dtype = layer.n_out, layer.weight.dtype
     recurrent = nothing(dtype, 2) if layer.weight_rec is None else layer.weight_rec.data
-    bias = kept(layer, "bias", None, lambda: memory.put(np.zeros(n, dtype))) if layer.bias is None else layer.bias.data
-    return weight, recurrent, bias
+    if layer.bias is None:
+        bias = kept(layer, "bias", None, lambda: memory.put(np.zeros(n, dtype)))
+    elif layer.bias.shape == (n,):
+        bias = layer.bias.data
+    else:  # one for each channel, and channels are the innermost axis of the neurons
+        bias = memory.empty(n, dtype)
+        fill(bias, layer.bias.data)
+    return CONNECTIONS[layer.connection].kernel_weight(layer), recurrent, bias
 
 
 def at_rest(layer, size):
     """States [B, S, N] at rest."""
-    state = memory.empty((size, len(layer.neuron.states), layer.weight.shape[1]), layer.weight.dtype)
+    state = memory.empty((size, len(layer.neuron.states), layer.n_out), layer.weight.dtype)
     jit.start(kernels.fill_states, size, jit.block_for(state.shape[2]), state, v_init(layer))
     return state
 
@@ -172,7 +176,7 @@ def forward(layer, spikes, *, keep, state=None, rows=None, trace=None) -> tuple[
     of by a flag. Else the sweep is repeated here until everything fits.
     """
     size, steps, _ = spikes.shape
-    n, room, told = layer.weight.shape[1], room_of(layer), status()
+    n, room, told = layer.n_out, room_of(layer), status()
     tiles, width = jit.tiles(n, layer.weight_rec is not None)
     waits = not (keep and room.learned)
     if waits or told.undo:
@@ -190,17 +194,17 @@ def forward(layer, spikes, *, keep, state=None, rows=None, trace=None) -> tuple[
         except StepOverflow:  # only this sweep can have set the flag: it was clear before
             continue
     room.learned = room.learned or keep
-    active = DeviceActive(sites.ptr, sites.indices, sites.u, band_of(layer)) if keep else None
+    active = DeviceActive(sites.ptr, sites.indices, sites.u, band_of(layer), tiles, width) if keep else None
     out = DeviceSpikes(
-        fired.ptr, fired.indices, (size, steps, n), dt=spikes.dt, lengths=spikes.lengths, active=active, tiles=tiles,
-        width=width, needs=needs,
+        fired.ptr, fired.indices, (size, steps, n), dt=spikes.dt, space=layer.space, lengths=spikes.lengths,
+        active=active, tiles=tiles, width=width, needs=needs,
     )  # fmt: skip
     return out, after
 
 
 def _sweep(layer, spikes, fired, sites, state, rows, trace):
     size, steps, _ = spikes.shape
-    n, dtype = layer.weight.shape[1], layer.weight.dtype
+    n, dtype = layer.n_out, layer.weight.dtype
     tiles, width = jit.tiles(n, layer.weight_rec is not None)
     if state is None:
         state = at_rest(layer, size)
@@ -210,7 +214,7 @@ def _sweep(layer, spikes, fired, sites, state, rows, trace):
     needs = memory.empty((size * tiles, 2), np.int32)
     fill(needs, 0)
     jit.start(
-        compiled(layer.neuron, dtype, "forward"), size * tiles, jit.block_for(width), steps, tiles, width,
+        compiled(layer, "forward"), size * tiles, jit.block_for(width), steps, tiles, width,
         rows_of(spikes, layer.delay) if rows is None else rows, (*matrices(layer), discretised(layer, spikes.dt)),
         dtype.type(band_of(layer)), state, fired, sites, needs, no_trace(dtype) if trace is None else trace,
         status().flags,

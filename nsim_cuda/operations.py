@@ -14,7 +14,7 @@ from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
 from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
-from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, status, sweep
+from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, spatial, status, sweep
 from nsim_cuda.drive import Sites
 from nsim_cuda.elementwise import full
 from nsim_cuda.events import DeviceSpikes, given, put
@@ -22,6 +22,7 @@ from nsim_cuda.launch import nothing
 
 spikes_to_device, spikes_from, to_host = put, given, status.read
 check_layer = launch.check_layer
+flatten, pool2d, add = spatial.flatten, spatial.pool2d, spatial.add
 adopted, is_foreign = interop.adopted, interop.is_foreign
 assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
@@ -74,7 +75,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     """
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
-    n, dtype, mode = layer.weight.shape[1], layer.weight.dtype, MODES[reduce]
+    n, dtype, mode = layer.n_out, layer.weight.dtype, MODES[reduce]
     if state is None:
         done, states = np.zeros(size, np.int64), launch.at_rest(layer, size)
         acc = full((size, n), dtype, -np.inf if mode == readout.MAX else 0)
@@ -85,7 +86,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     rows = launch.rows_of(spikes, layer.delay) if source is None else launch.rows_of(source)
     threads = jit.block_for(n)
     jit.start(
-        launch.compiled(layer.neuron, dtype, "forward"), (size, -(-n // threads)), threads, mode, steps,
+        launch.compiled(layer, "forward"), (size, -(-n // threads)), threads, mode, steps,
         spikes.lengths_on_device(), rows, (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out,
         acc, where,
     )  # fmt: skip
@@ -96,7 +97,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
 
 def run_spiking(layer, spikes, source, inner, watch):
     """See `nsim.nn.Dense.run`; the state is that of the neurons and who fired last."""
-    (size, steps, _), n, dtype = spikes.shape, layer.weight.shape[1], layer.weight.dtype
+    (size, steps, _), n, dtype = spikes.shape, layer.n_out, layer.weight.dtype
     names, changes = layer.neuron.states, {"after": memory.empty((size, n), np.int32)}
     if inner is not None:
         changes["before"] = inner[1]
@@ -137,17 +138,19 @@ class _Backward:
     def prepare(self):
         layer, spikes = self.layer, self.spikes
         self.weight, self.recurrent, self.bias = launch.matrices(layer)
-        (n_in, n), dtype, (size, steps, _) = self.weight.shape, self.weight.dtype, spikes.shape
+        shape = layer.weight.data.reshape(-1, layer.weight.shape[-1]).shape  # of the weights as a matrix
+        n, dtype, (size, steps, _) = layer.n_out, layer.weight.dtype, spikes.shape
         self.history, n_states = layer.neuron.needs_history, len(layer.neuron.states)
         self.below = self.sites_below(dtype)
-        whole = self.below.grad.size > 0 or layer.weight_rec is not None
+        connection = launch.CONNECTIONS[layer.connection]
+        whole = self.below.grad.size > 0 or layer.weight_rec is not None or connection.WHOLE
         tiles = 1 if whole else -(-n // jit.TILE_BACKWARD)
         self.width = jit.padded(-(-n // tiles))
         history_bytes = (steps + 1) * (n_states + 1) * n * dtype.itemsize if self.history else 0
-        groups = jit.groups(size, self.weight.nbytes + self.recurrent.nbytes + history_bytes)
+        groups = jit.groups(size, layer.weight.data.nbytes + self.recurrent.nbytes + history_bytes)
         self.grid, self.threads = (groups, tiles), jit.BLOCK
         self.grads = sweep.Gradients(
-            full((groups, n_in, n), dtype, 0),
+            full((groups, *shape), dtype, 0),
             full((groups, *self.recurrent.shape), dtype, 0),
             full((groups, 0 if layer.bias is None else n), dtype, 0),
             full((groups, *self.p.shape), dtype, 0),
@@ -166,17 +169,17 @@ class _Backward:
         active = self.spikes.active
         if not self.spikes.requires_grad or active is None:
             return Sites(nothing(np.int32, 2), nothing(np.uint16, 1), nothing(dtype, 1), 1)
-        return Sites(active.ptr, active.indices, full(active.u.shape, dtype, 0), self.spikes.tiles)
+        return Sites(active.ptr, active.indices, full(active.indices.shape, dtype, 0), active.tiles)
 
     def gradients(self):
         """One gradient for each parent, in the order of (spikes, *layer.tensors())."""
         layer, dt, grads = self.layer, self.spikes.dt, self.grads
         wanted = self.spikes.requires_grad and self.spikes.active is not None
-        result = [SpikesGrad(self.below.grad) if wanted else None, launch.summed(grads.w)]
+        result = [SpikesGrad(self.below.grad) if wanted else None, launch.summed(grads.w).reshape(layer.weight.shape)]
         if layer.weight_rec is not None:
             result.append(launch.summed(grads.rec))
         if layer.bias is not None:
-            result.append(launch.summed(grads.b))
+            result.append(layer.bias_gradient(launch.summed(grads.b)))
         if layer.neuron.learn:
             grad_p = launch.summed(grads.p)
             for k, parameter in enumerate(layer.neuron.parameters):
@@ -195,7 +198,7 @@ class _SpikingBackward(_Backward):
     def __call__(self, grad):
         self.prepare()
         size, steps, _ = self.spikes.shape
-        active, dtype = self.active, self.weight.dtype
+        active, dtype = self.active, self.layer.weight.dtype
         upstream = full(active.u.shape, dtype, 0) if grad.active is None else grad.active
         if grad.closest is None:
             when, du = nothing(np.int32, 2), nothing(dtype, 2)
@@ -205,7 +208,7 @@ class _SpikingBackward(_Backward):
             self.own_rows, active.ptr, active.indices, launch.surrogate_at(self.layer, active), upstream, when, du
         )
         jit.start(
-            launch.compiled(self.layer.neuron, dtype, "backward", self.history), self.grid, self.threads, size, steps,
+            launch.compiled(self.layer, "backward", self.history), self.grid, self.threads, size, steps,
             self.width, launch.rows_of(self.spikes, self.layer.delay),
             (self.weight, self.recurrent, self.bias, self.p), own, self.below, self.grads, self.scratch,
             launch.v_init(self.layer),
@@ -226,7 +229,7 @@ class _ReadoutBackward(_Backward):
             grad = grad / _divisor(lengths, grad.dtype)
         grad = grad if grad.ndim == 3 else grad.reshape(size, 1, -1)
         jit.start(
-            launch.compiled(self.layer.neuron, self.weight.dtype, "backward", self.history), self.grid, self.threads,
+            launch.compiled(self.layer, "backward", self.history), self.grid, self.threads,
             MODES[self.layer.neuron.reduce], size, steps, self.spikes.lengths_on_device(), self.width,
             launch.rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p), grad,
             self.where, self.below, self.grads, self.scratch, launch.v_init(self.layer),
@@ -244,29 +247,22 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
         kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, spikes.tiles,
         spikes.width, total,
     )  # fmt: skip
-    active, tiles = spikes.active, spikes.tiles
+    active = spikes.active
 
     def vjp(grad):
         if active is None:
             return (None,)
         grad = grad.astype(active.u.dtype)
-        out = memory.empty(active.u.shape, active.u.dtype)
+        out = memory.empty(active.indices.shape, grad.dtype)
         rows = active.ptr.shape[0]
-        jit.start(kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, tiles, grad, out)
+        jit.start(kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, active.tiles, grad, out)
         closest = None
         if wake:
             closest = Closest(memory.empty(grad.shape, grad.dtype), memory.empty(size, np.int32))
             jit.start(
-                kernels.unreached,
-                size,
-                jit.BLOCK,
-                active.ptr,
-                active.indices,
-                tiles,
-                grad,
-                closest.grad,
+                kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, active.tiles, grad, closest.grad,
                 closest.wanted,
-            )
+            )  # fmt: skip
         return (SpikesGrad(out, closest),)
 
     return record("counts", Tensor(total), (spikes,), vjp)
@@ -274,31 +270,32 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
 
 def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
     """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
-    (_, steps, _), rows, tiles = spikes.shape, spikes.ptr.shape[0], spikes.tiles
+    (_, steps, _), rows = spikes.shape, spikes.ptr.shape[0]
     scale, active = np.float32(1 / (1 - p)), spikes.active
 
-    def kept(ptr, indices):
-        mask, threshold = memory.empty(indices.shape, np.uint8), np.uint64(math.ceil(p * 2.0**53))
+    def kept(lists):
+        mask, threshold = memory.empty(lists.indices.shape, np.uint8), np.uint64(math.ceil(p * 2.0**53))
         jit.start(
-            kernels.keep_mask, rows, jit.BLOCK, ptr, indices, tiles, steps, np.uint64(seed), threshold, per_event, mask
-        )
+            kernels.keep_mask, lists.ptr.shape[0], jit.BLOCK, lists.ptr, lists.indices, lists.tiles, steps,
+            np.uint64(seed), threshold, per_event, mask,
+        )  # fmt: skip
         return mask
 
     ptr, indices = memory.empty(spikes.ptr.shape, np.int32), memory.empty(spikes.indices.shape, spikes.indices.dtype)
     values, needs = memory.empty(indices.shape, np.float32), memory.empty((rows, 2), np.int32)
     jit.start(
         kernels.thin, rows, jit.BLOCK, spikes.ptr, spikes.indices, launch.rows_of(spikes).values,
-        kept(spikes.ptr, spikes.indices), scale, ptr, indices, values, needs,
+        kept(spikes), scale, ptr, indices, values, needs,
     )  # fmt: skip
     out = DeviceSpikes(
         ptr, indices, spikes.shape, dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
-        active=active, tiles=tiles, width=spikes.width, needs=needs,
+        active=active, tiles=spikes.tiles, width=spikes.width, needs=needs, positive=spikes.positive,
     )  # fmt: skip
 
     def vjp(grad):
-        part = memory.empty(grad.active.shape, grad.active.dtype)
-        mask = kept(active.ptr, active.indices)
-        jit.start(kernels.mask_grad, rows, jit.BLOCK, active.ptr, mask, part.dtype.type(scale), grad.active, part)
+        part, grad_scale = memory.empty(grad.active.shape, grad.active.dtype), grad.active.dtype.type(scale)
+        there = active.ptr.shape[0], jit.BLOCK
+        jit.start(kernels.mask_grad, *there, active.ptr, kept(active), grad_scale, grad.active, part)
         return (SpikesGrad(part),)
 
     return record("dropout", out, (spikes,), vjp)

@@ -5,18 +5,18 @@ from numba import from_dtype
 
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.readout import LAST, MAX, SUM, TRACE
-from nsim_cuda.drive import dot_rows, drive, drive_adjoint
 from nsim_cuda.jit import BLOCK, cuda, inlined
 from nsim_cuda.sweep import constant
 
 
-def make_forward(equations, n_states, n_params, dtype):
+def make_forward(equations, n_states, n_params, dtype, connection):
     """Forward sweep. `out` [B, T, N] is filled for TRACE; else `acc` [B, N] goes on from what it holds, over the first
     `lengths[b]` steps (all where it is empty), and `where` [B, N] keeps the step of the maximum. A thread is a
     neuron."""
     step, _, potential, _ = equations
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
+    drive = connection.drive
 
     @inlined
     def reduce(mode, b, t, n, o, acc, where):
@@ -34,7 +34,7 @@ def make_forward(equations, n_states, n_params, dtype):
         weight, _, bias, p = layer
         b = cuda.blockIdx.x
         n = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        if n >= weight.shape[1]:
+        if n >= bias.shape[0]:
             return
         length = lengths[b] if lengths.shape[0] > 0 else steps
         values = read_p(p, n)
@@ -51,13 +51,14 @@ def make_forward(equations, n_states, n_params, dtype):
     return forward
 
 
-def make_backward(equations, n_states, n_params, dtype, history):
+def make_backward(equations, n_states, n_params, dtype, history, connection):
     """Backward sweep from `grad`, dL/d(out) [B, T, N] for TRACE, else dL/d(acc) [B, 1, N]. Blocks as in sweep.py."""
     step, step_adjoint, _, potential_adjoint = equations
     read, write, add = reader(n_states), writer(n_states), adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
     kind, rest = from_dtype(np.dtype(dtype)), constant(n_states, zero)
+    drive, drive_adjoint = connection.drive, connection.drive_adjoint
 
     @inlined
     def recompute(b, steps, n, v_init, events, layer, states, x):
@@ -97,10 +98,10 @@ def make_backward(equations, n_states, n_params, dtype, history):
 
     @cuda.jit
     def backward(mode, batch, steps, lengths, width, events, layer, grad, where, below, grads, scratch, v_init):
-        weight, _, _, p = layer
+        weight, _, bias, p = layer
         tid, threads, group = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
         first = cuda.blockIdx.y * width
-        last = min(weight.shape[1], first + width)
+        last = min(bias.shape[0], first + width)
         stride = min(width, threads)
         lanes = threads // stride
         lane, start = tid // stride, first + tid % stride
@@ -123,13 +124,8 @@ def make_backward(equations, n_states, n_params, dtype, history):
                         if grad_b.shape[0] > 0:
                             grad_b[n] += dx[n]
                 cuda.syncthreads()
-                if lane < lanes:
-                    drive_adjoint(grad_w, dx, b, t, (start, last, stride), lane, lanes, events, one)
-                s = t + events.offset
-                if below.grad.shape[0] > 0 and s >= 0:
-                    for k in range(b * below.tiles, (b + 1) * below.tiles):
-                        lo, hi = below.ptr[k, s], below.ptr[k, s + 1]
-                        dot_rows(below.grad, False, weight, below.indices, lo, hi, dx, last, partial, zero)
+                share = start, last, stride, lane, lanes
+                drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)
                 cuda.syncthreads()
 
     return backward

@@ -90,7 +90,7 @@ def _on_device(net):
 
 
 def _spikes():
-    return events.put(Spikes.from_dense(np.ones((2, 3, 4), int), 1e-3))
+    return events.put(Spikes.from_dense(np.ones((2, 3, 4), int), 1e-3, space=(2, 2, 1)))
 
 
 def _step(net, opt=optim.Adam):
@@ -108,20 +108,16 @@ def _step(net, opt=optim.Adam):
 
 def _cases():
     """Label and training step of each neuron model, with the adjoint that needs no history and with the one that
-    does."""
-    shared = {"surrogate": FAST}
+    does, in a dense layer and in a convolution."""
     for name, model in MODELS.items():
-        learned = [p.name for p in model.parameters]
-        if model.spiking:
-            for label, options in {"": {}, " learn": {"learn": learned}, " zero": {"reset": "zero"}}.items():
-                if label != " zero" or name == "LIF":
-                    yield (
-                        f"{name}{label}",
-                        nn.Sequential(nn.Dense(4, 3, model(**options, **shared)), nn.Dense(3, 2, LI(reduce="sum"))),
-                    )
-        else:
-            for label, options in {"": {}, " learn": {"learn": learned}}.items():
-                yield f"{name}{label}", nn.Sequential(nn.Dense(4, 2, model(reduce="sum", **options)))
+        forms = {"": {}, " learn": {"learn": [p.name for p in model.parameters]}}
+        if name == "LIF":
+            forms[" zero"] = {"reset": "zero"}
+        for label, options in forms.items():
+            neuron = model(**options, surrogate=FAST) if model.spiking else model(**options, reduce="sum")
+            for where, layer in {"": nn.Dense(4, 3, neuron), " conv": nn.Conv2d(1, 3, 1, neuron, size=2)}.items():
+                after = [nn.Dense(layer.n_out, 2, LI(reduce="sum"))] if model.spiking else []
+                yield f"{name}{label}{where}", nn.Sequential(layer, *after)
     for surrogate in list(surrogates.SURROGATES.values())[1:]:
         yield (
             surrogate.__name__,
@@ -133,6 +129,8 @@ def _others():
     """What no training step of `_cases` reaches."""
     net = nn.Sequential(nn.Dense(4, 3, LIF(surrogate=FAST)), nn.Dropout(0.5), nn.Dense(3, 2, LI(reduce="sum")))
     _step(net, lambda params: optim.SGD(params, 0.1))
+    below, above = (_on_device(nn.Conv2d(1, 1, 1, LIF(surrogate=FAST), size=2)) for _ in range(2))
+    losses.spike_rate_lower([nn.MaxPool2d(2)(nn.Residual(above)(below(_spikes())))]).backward()
     operations.latency(np.zeros((1, 2, 2), np.uint8), np.zeros(256), width=1, steps=3, dt=1e-3)
     recording = Events(np.zeros(3, np.int32), np.zeros(3, np.uint16), np.array([0, 3]), (4,))
     operations.assemble(

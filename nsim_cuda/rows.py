@@ -8,22 +8,22 @@ from nsim_cuda.jit import inlined
 
 
 @inlined
-def add_rows(x, weight, n, events, lo, hi, one):
-    """x + sum of value * weight[row, n] over the events. Four loads at a time: the sum waits for memory, not for
-    adds."""
+def add_rows(x, weight, n, events, lo, hi, shift, one):
+    """x + sum of value * weight[row + shift, n] over the events. Four loads at a time: the sum waits for memory, not
+    for adds."""
     rows, values = events.indices, events.values
     graded = values.shape[0] > 0
     j = lo
     while j + 4 <= hi:
-        w0, w1 = weight[int(rows[j]), n], weight[int(rows[j + 1]), n]
-        w2, w3 = weight[int(rows[j + 2]), n], weight[int(rows[j + 3]), n]
+        w0, w1 = weight[int(rows[j]) + shift, n], weight[int(rows[j + 1]) + shift, n]
+        w2, w3 = weight[int(rows[j + 2]) + shift, n], weight[int(rows[j + 3]) + shift, n]
         if graded:
             w0, w1 = w0 * (one * values[j]), w1 * (one * values[j + 1])
             w2, w3 = w2 * (one * values[j + 2]), w3 * (one * values[j + 3])
         x += (w0 + w1) + (w2 + w3)
         j += 4
     while j < hi:
-        w0 = weight[int(rows[j]), n]
+        w0 = weight[int(rows[j]) + shift, n]
         if graded:
             w0 *= one * values[j]
         x += w0

@@ -18,7 +18,7 @@ from numba import from_dtype, uint32
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.sweep import probed
 from nsim_cuda import bits
-from nsim_cuda.drive import dot_rows, drive, drive_adjoint
+from nsim_cuda.drive import dot_rows
 from nsim_cuda.jit import BLOCK, WORDS, cuda, inlined
 from nsim_cuda.rows import add_rows, add_to_rows
 from nsim_cuda.status import FULL, TIGHT
@@ -89,11 +89,12 @@ def constant(count, value):
     return inlined(lambda: rest() + (value,))
 
 
-def make_forward(equations, n_states, n_params, dtype):
+def make_forward(equations, n_states, n_params, dtype, connection):
     """Forward sweep. `state` [B, S, N] goes on from what it holds; `needs` [rows, 2] tells how long the lists are."""
     step, _, potential, _ = equations
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
+    drive = connection.drive
 
     @inlined
     def advance(b, t, n, m, before, words, events, weight, weight_rec, bias, p, state, fired):
@@ -134,7 +135,7 @@ def make_forward(equations, n_states, n_params, dtype):
         tid, threads, row = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
         b = row // tiles
         first = (row - b * tiles) * width
-        last = min(weight.shape[1], first + width)
+        last = min(bias.shape[0], first + width)
         words = (last - first + 31) >> 5
         fired = cuda.shared.array((3, WORDS), uint32)
         near = cuda.shared.array((3, WORDS), uint32)
@@ -204,7 +205,7 @@ def make_forward(equations, n_states, n_params, dtype):
     return forward
 
 
-def make_backward(equations, n_states, n_params, dtype, history):
+def make_backward(equations, n_states, n_params, dtype, history, connection):
     """Backward sweep. With `history` the states of each sample are computed again first, and the gradients of the
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
@@ -214,6 +215,7 @@ def make_backward(equations, n_states, n_params, dtype, history):
     kind, rest = from_dtype(np.dtype(dtype)), constant(n_states, zero)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
     asks_for_spikes = asks_for_spikes or history
+    drive, drive_adjoint = connection.drive, connection.drive_adjoint
 
     @inlined
     def mark_spikes(b, t, tid, threads, spikes, mark):
@@ -276,8 +278,8 @@ def make_backward(equations, n_states, n_params, dtype, history):
                 for n in range(start, last, stride):
                     drive_n = drive(bias[n], b, t, n, events, weight, one)
                     if weight_rec.shape[0] > 0 and t > 0:
-                        spikes = own.spikes
-                        drive_n = add_rows(drive_n, weight_rec, n, spikes, spikes.ptr[b, t - 1], spikes.ptr[b, t], one)
+                        lo, hi = own.spikes.ptr[b, t - 1], own.spikes.ptr[b, t]
+                        drive_n = add_rows(drive_n, weight_rec, n, own.spikes, lo, hi, 0, one)
                     x[t, n] = drive_n
                     s = one if mark[n] == t else zero
                     write(states[t + 1], n, step(read(states[t], n), s, drive_n, read_p(p, n)))
@@ -285,10 +287,10 @@ def make_backward(equations, n_states, n_params, dtype, history):
 
     @cuda.jit
     def backward(batch, steps, width, events, layer, own, below, grads, scratch, v_init):
-        weight, weight_rec, _, p = layer
+        weight, weight_rec, bias, p = layer
         tid, threads, group = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
         first = cuda.blockIdx.y * width
-        last = min(weight.shape[1], first + width)
+        last = min(bias.shape[0], first + width)
         stride = min(width, threads)
         lanes = threads // stride
         lane, start = tid // stride, first + tid % stride
@@ -319,19 +321,14 @@ def make_backward(equations, n_states, n_params, dtype, history):
                         if grad_b.shape[0] > 0:
                             grad_b[n] += dx_n
                 cuda.syncthreads()
-                if lane < lanes:
-                    drive_adjoint(grad_w, dx, b, t, (start, last, stride), lane, lanes, events, one)
-                    if t > 0 and weight_rec.shape[0] > 0:
+                share = start, last, stride, lane, lanes
+                drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)
+                if t > 0 and weight_rec.shape[0] > 0:
+                    if lane < lanes:
                         spikes = own.spikes
                         lo, hi = spikes.ptr[b, t - 1], spikes.ptr[b, t]
                         for n in range(start, last, stride):
                             add_to_rows(grad_rec, n, dx[n], spikes, lo, hi, lane, lanes, one)
-                s = t + events.offset
-                if below.grad.shape[0] > 0 and s >= 0:
-                    for k in range(b * below.tiles, (b + 1) * below.tiles):
-                        lo, hi = below.ptr[k, s], below.ptr[k, s + 1]
-                        dot_rows(below.grad, False, weight, below.indices, lo, hi, dx, last, partial, zero)
-                if t > 0 and weight_rec.shape[0] > 0:
                     lo, hi = own.ptr[b, t - 1], own.ptr[b, t]
                     dot_rows(ds, True, weight_rec, own.indices, lo, hi, dx, last, partial, zero)
 

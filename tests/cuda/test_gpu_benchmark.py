@@ -83,6 +83,7 @@ def test_sanitize_meets_every_model_and_form():
         assert any(case.get("recurrent") for case in of_it)
         assert any(case.get("learn") for case in of_it)
         assert any("band" in case for case in of_it)
+        assert {case["pool"].how for case in of_it if "pool" in case} >= {"max", "mean"}
 
 
 def test_layers_count_what_their_sweeps_touch():

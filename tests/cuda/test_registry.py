@@ -13,5 +13,7 @@ def test_every_model_and_direction_is_listed_once():
         if model.__module__.startswith("nsim."):
             wanted = {f"sweep.forward {name}", f"sweep.backward {name}"} if model.spiking else set()
             kind = "sweep" if model.spiking else "readout"
-            assert wanted | {f"{kind}.backward {name} learn"} <= set(names)
+            wanted |= {f"{kind}.forward {name} conv", f"{kind}.backward {name} conv"}
+            assert wanted | {f"{kind}.backward {name} learn{form}" for form in ("", " conv")} <= set(names)
+    assert {"pool.pool", "pool.pool_adjoint", "merge.merge", "merge.union", "merge.pick"} <= set(names)
     assert all(kernel.types and kernel.threads == jit.BLOCK for kernel in registry.kernels())

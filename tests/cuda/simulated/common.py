@@ -35,7 +35,7 @@ def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spik
     """Spikes, active sets, output and every gradient against the oracle; gradients to `tolerance` of the largest
     entry."""
     rng = np.random.default_rng(99)
-    spikes = Spikes.from_dense(counts, DT, lengths=lengths).to("cuda")
+    spikes = Spikes.from_dense(counts, DT, space=stack.space, lengths=lengths).to("cuda")
     out, hidden = stack.net(spikes, hidden=True)
     records = reference.net_forward(stack.oracle, counts.astype(np.float64), lengths)
     for layer, record in zip(hidden, records, strict=False):
@@ -55,8 +55,9 @@ def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spik
     wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
     for k, layer in enumerate(stack.layers):
         for name, tensor in layer.named_parameters().items():
-            truth = wanted.layers[k][name.removeprefix("log_")]
-            scale = max(np.abs(truth).max(), 1e-30)
-            error = np.abs(moved(tensor.grad, "cpu") - truth).max() / scale
+            truth = stack.wanted(k, name, wanted.layers[k])
+            scale, found = max(np.abs(truth).max(), 1e-30), moved(tensor.grad, "cpu")
+            assert found.shape == truth.shape
+            error = np.abs(found - truth).max() / scale
             assert error < tolerance, f"layer {k} {name}: {error:.2e} of the largest entry {scale:.2e}"
     return wanted, hidden
