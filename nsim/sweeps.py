@@ -45,8 +45,8 @@ class SpikesGrad:
         def plus(a, b):
             if a is None or b is None:
                 return b if a is None else a
-            if a.ndim == b.ndim == 3 and a.strides[1] == b.strides[1] == 0:  # the same at each step
-                return np.broadcast_to(a[:, :1] + b[:, :1], a.shape)
+            if all(isinstance(c, np.ndarray) and c.ndim == 3 and c.strides[1] == 0 for c in (a, b)):
+                return np.broadcast_to(a[:, :1] + b[:, :1], a.shape)  # the same at each step
             return a + b
 
         return SpikesGrad(plus(self.active, other.active), plus(self.closest, other.closest))

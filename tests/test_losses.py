@@ -8,6 +8,7 @@ from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.neurons import LIF
 from nsim.tape import Tensor
+from tests import cases
 
 
 class Counted:
@@ -186,3 +187,29 @@ def test_a_silent_layer_wakes_up():
         loss.backward()
         opt.step()
     assert (layer(spikes).counts().data.sum(axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("band", [0.2, None])
+def test_losses_on_one_layer_add_up(band):
+    """Two rates and the readout meet at the hidden layer; with band=None the gradients of rates are views over time."""
+    given = cases.spikes(4, 12, 9, density=0.4, seed=1)
+
+    def gradient(*wanted):
+        net = cases.network(neuron={"band": band}, dtype=np.float64)
+        out, hidden = net(given, hidden=True)
+        terms = {
+            "task": lambda: losses.cross_entropy(out, np.array([0, 1, 2, 3])),
+            "upper": lambda: losses.spike_rate_upper(hidden, limit=0.1),
+            "lower": lambda: losses.spike_rate_lower(hidden, limit=5.0),
+        }
+        loss = sum((terms[name]() for name in wanted[1:]), terms[wanted[0]]())
+        loss.backward()
+        return [tensor.grad for tensor in net.parameters()]
+
+    names = ("task", "upper", "lower")
+    alone = [gradient(name) for name in names]
+    for order in (names, names[::-1]):
+        for together, *parts in zip(gradient(*order), *alone, strict=True):
+            total = sum(part for part in parts if part is not None)  # rates do not reach the readout
+            # The gradients of counts are float32, whatever the layer computes in.
+            np.testing.assert_allclose(together, total, rtol=0, atol=1e-6 * np.abs(total).max())
