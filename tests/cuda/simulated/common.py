@@ -15,7 +15,7 @@ def stack(name, sizes=(7, 33, 6, 3), gain=(6.0, 4.0), **options):
     return made
 
 
-def inputs(batch=3, steps=6, n=7, density=0.3, seed=0):
+def inputs(batch=2, steps=6, n=7, density=0.3, seed=0):
     """Counts with repeated events among them."""
     return np.random.default_rng(seed).poisson(density, (batch, steps, n))
 
