@@ -31,8 +31,9 @@ gpu   := $(VENV)/.gpu-$(key)
 demo: $(basic)
 	$(run) $(DEMO) $(ARGS)
 
+# One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle.
 test: $(dev)
-	$(run) -m pytest -n $(JOBS) $(ARGS)
+	$(run) -m pytest -n $(shell expr $(JOBS) + 1) $(ARGS)
 
 lint: $(dev)
 	$(run) -m ruff check .

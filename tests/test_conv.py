@@ -120,9 +120,9 @@ def test_every_shape(shape, delay, bias):
 
 @pytest.mark.parametrize(
     "name, reset, detach_reset",
-    [*((name, "subtract", True) for name in SPIKING), ("LIF", "zero", False), ("AdLIF", "zero", False)],
+    [("LIF", "subtract", True), ("LIF", "zero", False), ("CubaLIF", "subtract", True), ("AdLIF", "zero", False)],
 )
-def test_every_model_with_trained_parameters(name, reset, detach_reset):
+def test_models_with_trained_parameters(name, reset, detach_reset):
     stack = Stack("strides", name, reset=reset, detach_reset=detach_reset)
     compare(stack, amounts(stack.space))
 

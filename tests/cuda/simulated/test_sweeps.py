@@ -17,9 +17,13 @@ from tests.test_wake import TAU, lif_gradients
 SMALL = (7, 9, 6, 3)
 
 
-@pytest.mark.parametrize("detach_reset", [True, False])
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
-@pytest.mark.parametrize("name", SPIKING)
+@pytest.mark.parametrize(
+    "name, reset, detach_reset",
+    [
+        *((name, reset, True) for name in SPIKING for reset in ("subtract", "zero")),
+        *((name, reset, False) for name in ("LIF", "AdLIF") for reset in ("subtract", "zero")),
+    ],
+)
 def test_every_model_and_reset(name, reset, detach_reset):
     """With trained parameters, so that the states are recomputed; recurrent layers with delay and bias among them."""
     options = {"reset": reset, "detach_reset": detach_reset}
