@@ -118,11 +118,9 @@ def test_every_shape(shape, delay, bias):
     assert all(events.density > 0.01 for events in hidden), "a silent layer shows nothing"
 
 
-@pytest.mark.parametrize(
-    "name, reset, detach_reset",
-    [("LIF", "subtract", True), ("LIF", "zero", False), ("CubaLIF", "subtract", True), ("AdLIF", "zero", False)],
-)
-def test_models_with_trained_parameters(name, reset, detach_reset):
+@pytest.mark.parametrize("reset, detach_reset", [("subtract", True), ("zero", False)])
+@pytest.mark.parametrize("name", SPIKING)
+def test_every_model_with_trained_parameters(name, reset, detach_reset):
     stack = Stack("strides", name, reset=reset, detach_reset=detach_reset)
     compare(stack, amounts(stack.space))
 

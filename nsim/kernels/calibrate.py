@@ -18,10 +18,9 @@ def least_error(first, last, counts, edges, largest, tried, levels, best):
     """best[c]: of the thresholds tried * largest[c] the one with the least error for counts [C, bins] of activations
     that are evenly spread between edges [bins + 1]; 0 for a channel that never was active."""
     for c in range(first, last):
+        least, best[c] = np.inf, 0
         if largest[c] == 0:
-            best[c] = 0
             continue
-        least = np.inf
         # What every threshold rounds to zero makes no difference.
         start = np.searchsorted(edges, tried[0] * largest[c] / levels / 2) - 1
         for k in range(tried.size):

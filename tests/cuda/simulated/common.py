@@ -4,6 +4,7 @@ import numpy as np
 
 from nsim import Spikes
 from nsim.backend import moved
+from nsim_cuda import memory
 from tests import reference
 from tests.test_sweeps import DT, Stack
 
@@ -61,3 +62,25 @@ def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spik
             error = np.abs(found - truth).max() / scale
             assert error < tolerance, f"layer {k} {name}: {error:.2e} of the largest entry {scale:.2e}"
     return wanted, hidden
+
+
+def check_same_bits(net, given):
+    """The same gradients from two runs."""
+    found = []
+    for _ in range(2):
+        net(given).sum().backward()
+        found.append([t.grad.copy_to_host() for t in net.parameters()])
+        for t in net.parameters():
+            t.grad = None
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def check_asks_for_nothing(step, monkeypatch):
+    """Once its layers have run, `step`, which gives its loss, launches everything without a look at any result."""
+    step().item()
+    waits = []
+    monkeypatch.setattr(memory, "fetch", lambda array, fetch=memory.fetch: waits.append(array.shape) or fetch(array))
+    loss = step()
+    assert waits == []
+    loss.item()
+    assert waits == [(3,), ()], "the flags and the loss"

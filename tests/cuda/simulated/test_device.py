@@ -9,6 +9,7 @@ import nsim
 from nsim import LIF, DeviceError, ParameterError, ShapeError, Spikes, Tensor, losses, nn, ops, optim
 from nsim_cuda import jit, memory, status
 from tests import cases
+from tests.cuda.simulated.common import check_asks_for_nothing
 from tests.cuda.simulated.test_training import LABELS, SIZES, pair
 
 
@@ -174,13 +175,7 @@ def test_a_training_step_asks_the_device_for_nothing(monkeypatch):
         opt.step()
         return loss
 
-    step().item()
-    waits = []
-    monkeypatch.setattr(memory, "fetch", lambda array, fetch=memory.fetch: waits.append(array.shape) or fetch(array))
-    loss = step()
-    assert waits == []
-    loss.item()
-    assert waits == [(3,), ()], "the flags and the loss"
+    check_asks_for_nothing(step, monkeypatch)
 
 
 def test_memory_is_used_again_and_freed():

@@ -10,6 +10,7 @@ from nsim.sweeps import SpikesGrad
 from nsim_cuda import launch, memory, operations
 from nsim_cuda.events import DeviceActive, DeviceSpikes, packing
 from tests import cases
+from tests.cuda.simulated.common import check_asks_for_nothing
 from tests.test_spatial import KINDS, SPACE, WINDOWS, N, from_torch, source
 from tests.test_spatial import amounts as drawn
 
@@ -229,13 +230,7 @@ def test_a_training_step_asks_the_device_for_nothing(monkeypatch):
         opt.step()
         return loss
 
-    step().item()
-    waits = []
-    monkeypatch.setattr(memory, "fetch", lambda array, fetch=memory.fetch: waits.append(array.shape) or fetch(array))
-    loss = step()
-    assert waits == []
-    loss.item()
-    assert waits == [(3,), ()], "the flags and the loss"
+    check_asks_for_nothing(step, monkeypatch)
 
 
 def test_lists_that_are_cut_short_are_pooled_and_added_and_the_step_made_again(monkeypatch):
