@@ -124,6 +124,17 @@ def fit(
     return History(run.history, run.best_epoch, run.out_of_patience and not run.done, run.out)
 
 
+def best_epoch(history) -> int:
+    """Position of the epoch that `fit` keeps, in a dict with lists or arrays "val_accuracy" and "val_loss".
+
+    Highest validation accuracy, of equals the lowest loss, of equals the first; without validation (NaN) the last.
+    """
+    accuracy = np.asarray(history["val_accuracy"], np.float64)
+    if np.isnan(accuracy).all():
+        return len(accuracy) - 1
+    return int(np.lexsort((history["val_loss"], -accuracy))[0])
+
+
 @dataclass
 class _Run:
     """One call of `fit`: its options, and what changes from epoch to epoch."""
@@ -183,11 +194,7 @@ class _Run:
 
     @property
     def best_epoch(self):
-        """Highest validation accuracy, of equals the lowest loss, of equals the first; without validation the last."""
-        count = len(self.history["epoch"])
-        if self.val is None:
-            return count - 1
-        return max(range(count), key=lambda k: (self.history["val_accuracy"][k], -self.history["val_loss"][k]))
+        return best_epoch(self.history)
 
     @property
     def out_of_patience(self):

@@ -248,6 +248,12 @@ def test_learning_curves(metric, scale, best):
     np.testing.assert_allclose(np.ravel(ax.lines[2].get_data()), best)
 
 
+def test_the_marked_epoch_is_the_one_that_fit_keeps_where_accuracies_tie():
+    h = history() | {"val_accuracy": [None, 0.9, 0.7, 0.9, 0.9, 0.7], "val_loss": [0.1, 3.0, 0.2, 2.0, 2.0, 0.3]}
+    marked = plot.learning_curves(h).lines[2]
+    np.testing.assert_allclose(np.ravel(marked.get_data()), (h["epoch"][3], 90))
+
+
 def test_histories_are_taken_as_fit_gives_them_back():
     given = types.SimpleNamespace(history=history())
     for picture in (plot.activity, plot.learning_curves):

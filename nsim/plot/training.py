@@ -6,6 +6,7 @@ import numpy as np
 
 from nsim.errors import ParameterError, ShapeError
 from nsim.plot.style import check_labels, check_names, colour, new_axes, open_axes
+from nsim.train import best_epoch
 
 
 def activity(history, ax=None, *, names=None):
@@ -56,6 +57,8 @@ def activity(history, ax=None, *, names=None):
 def learning_curves(history, ax=None, *, metric="accuracy"):
     """Training and validation curves over epochs, the best validation epoch marked.
 
+    For the accuracy this is the epoch that `nsim.fit` keeps: of equals that of the lowest validation loss.
+
     Parameters
     ----------
     history : what `nsim.fit` gives back, or its dict of lists with one entry an epoch
@@ -84,7 +87,11 @@ def learning_curves(history, ax=None, *, metric="accuracy"):
     ax.plot(epochs, scale * train, color=colour(0), label="training", **_pen(epochs))
     if np.isfinite(held).any():
         ax.plot(epochs, scale * held, color=colour(1), label="validation", **_pen(epochs))
-        best = int(np.nanargmin(held) if "loss" in metric else np.nanargmax(held))
+        if metric == "accuracy":
+            losses = _curve(function, history, "val_loss", required=False, count=len(epochs))
+            best = best_epoch({"val_accuracy": held, "val_loss": losses})
+        else:
+            best = int(np.nanargmin(held) if "loss" in metric else np.nanargmax(held))
         value = f"{scale * held[best]:.1f} %" if percent else f"{held[best]:.3g}"
         point = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
         ax.plot(
