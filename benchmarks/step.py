@@ -108,7 +108,7 @@ def sweep_table(args, report, title, first, cases):
 
 def grid_table(args, report):
     """Hidden sizes times hidden rates."""
-    for key in args.shapes[:1]:
+    for key in args.shapes:
         shape = args.scaled(SHAPES[key])
         cases = [
             (f"{size}, {rate:.1%}", replace(shape, hidden=(size, size)), rate)
@@ -132,7 +132,9 @@ TABLES = {"shapes": shapes_table, "grid": grid_table, "density": density_table, 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=["shapes", "grid", "density"])
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="grid: the first only")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="density: only the first"
+    )
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rate", type=float, default=0.01, help="hidden spikes for each site (default 0.01)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 400, 1000], help="hidden sizes of the grid")
