@@ -125,7 +125,7 @@ def keep_mask(ptr, indices, tiles, steps, seed, threshold, per_event, out):
 
 
 @cuda.jit
-def thin(ptr, indices, values, keep, scale, out_ptr, out_indices, out_values, needs):
+def thin(ptr, indices, values, keep, scale, out_ptr, out_indices, out_values):
     """Copy the entries to keep, with their values scaled, into lists with the same room."""
     row, tid, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     mask = cuda.shared.array((2, WORDS), uint32)
@@ -155,9 +155,6 @@ def thin(ptr, indices, values, keep, scale, out_ptr, out_indices, out_values, ne
             turn = 1 - turn
         if tid == 0:
             out_ptr[row, t + 1] = k
-    if tid == 0:
-        needs[row, 0] = k - ptr[row, 0]
-        needs[row, 1] = 0
 
 
 @cuda.jit

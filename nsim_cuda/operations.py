@@ -270,7 +270,7 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
 
 def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
     """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
-    (_, steps, _), rows = spikes.shape, spikes.ptr.shape[0]
+    steps, rows = spikes.shape[1], spikes.ptr.shape[0]
     scale, active = np.float32(1 / (1 - p)), spikes.active
 
     def kept(lists):
@@ -282,14 +282,14 @@ def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpik
         return mask
 
     ptr, indices = memory.empty(spikes.ptr.shape, np.int32), memory.empty(spikes.indices.shape, spikes.indices.dtype)
-    values, needs = memory.empty(indices.shape, np.float32), memory.empty((rows, 2), np.int32)
+    values = memory.empty(indices.shape, np.float32)
     jit.start(
         kernels.thin, rows, jit.BLOCK, spikes.ptr, spikes.indices, launch.rows_of(spikes).values,
-        kept(spikes), scale, ptr, indices, values, needs,
+        kept(spikes), scale, ptr, indices, values,
     )  # fmt: skip
     out = DeviceSpikes(
         ptr, indices, spikes.shape, dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
-        active=active, tiles=spikes.tiles, width=spikes.width, needs=needs, positive=spikes.positive,
+        active=active, tiles=spikes.tiles, width=spikes.width, positive=spikes.positive,
     )  # fmt: skip
 
     def vjp(grad):

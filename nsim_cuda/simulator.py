@@ -7,68 +7,87 @@ import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numba.np.numpy_support import as_dtype
 
-_lock = threading.Lock()
-
 
 def shared_array(self, shape, dtype):
-    """A shared array, by the line that asks for it: the simulator's own makes two where two threads ask at a time.
-
-    It begins as garbage, as on a GPU.
-    """
+    """A shared array, by the line that asks for it, as the simulator's own; but it begins as garbage, as on a GPU."""
     frame = sys._getframe(1)
     place = frame.f_code.co_filename, frame.f_lineno
-    with _lock:
-        if place not in self._allocations:
-            dtype = as_dtype(dtype)
-            self._allocations[place] = np.full(shape, np.nan if dtype.kind == "f" else 0xAAAA, dtype)
-        return self._allocations[place]
+    if place not in self._allocations:
+        dtype = as_dtype(dtype)
+        self._allocations[place] = np.full(shape, np.nan if dtype.kind == "f" else 0xAAAA, dtype)
+    return self._allocations[place]
+
+
+_idle = []  # workers between two blocks
+
+
+class Worker(threading.Thread):
+    """A thread of one block after the other: starting a thread costs more than most of them compute."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self.start()
+
+    def run(self):
+        while True:
+            self.turn.acquire()
+            self.block.work()
+
+    def syncthreads(self):
+        self.block.barrier(self)
 
 
 class Block:
-    """One simulated block. The simulator's own waits for its threads in a loop, which keeps them from running."""
+    """One simulated block, whose threads run one at a time: each as far as the next barrier, where the next goes on.
+
+    From barrier to barrier their order is turned round, so that a value which one thread writes and another reads
+    without a barrier between is missed in one order or the other. The simulator's own start anew for each block, run
+    all at once, and are waited for in a loop, which keeps them from running.
+    """
 
     def __init__(self, function, grid_dim, block_dim, debug):
-        self.function, self._grid_dim, self._block_dim, self.debug = function, grid_dim, block_dim, debug
-        self.turn, self.failure = threading.Condition(), None
-        self.live = self.waiting = self.round = 0
+        self.function, self._block_dim = function, block_dim
 
     def run(self, place, *args):
         """Run all threads of the block at `place` to their end; raises what one of them raised."""
-
-        def body():
-            try:
-                self.function(*args)
-            except BaseException as error:  # raised again below, in the thread that launched
-                self.failure = self.failure or error
-            finally:
-                with self.turn:
-                    self.live -= 1
-                    self.pass_if_complete()
-
-        threads = [kernel.BlockThread(body, self, place, k, self.debug) for k in np.ndindex(*self._block_dim)]
-        self.live = len(threads)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        self.args, self.failure, self.arrived, self.waiting = args, None, [], []
+        for index in np.ndindex(*self._block_dim):
+            worker = _idle.pop() if _idle else Worker()
+            worker.block, worker.blockIdx, worker.threadIdx = self, kernel.Dim3(*place), kernel.Dim3(*index)
+            self.waiting.append(worker)
+        workers = self.waiting[:]
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.pass_on()
+        self.done.acquire()
+        _idle.extend(workers)
         if self.failure is not None:
             raise self.failure
 
-    def barrier(self):
+    def work(self):
+        """What one thread does, in its turn."""
+        try:
+            if self.failure is None:
+                self.function(*self.args)
+        except BaseException as error:  # raised again in the thread that launched
+            self.failure = self.failure or error
+        self.pass_on()
+
+    def barrier(self, worker):
         """Wait until every thread of the block that still runs has come here."""
-        with self.turn:
-            own = self.round
-            self.waiting += 1
-            self.pass_if_complete()
-            while self.round == own and self.failure is None:
-                self.turn.wait()
+        self.arrived.append(worker)
+        self.pass_on()
+        worker.turn.acquire()
         if self.failure is not None:
             raise RuntimeError("another thread of the block failed")
 
-    def pass_if_complete(self):
-        if self.waiting == self.live or self.failure is not None:
-            self.waiting, self.round = 0, self.round + 1
-            self.turn.notify_all()
+    def pass_on(self):
+        """Let the next thread go on that has not come to the barrier; where all have, the last that came."""
+        if not self.waiting:
+            self.waiting, self.arrived = self.arrived, []
+        (self.waiting.pop().turn if self.waiting else self.done).release()
 
 
 def small_blocks():
@@ -82,4 +101,4 @@ def small_blocks():
 def prepare():
     """Put this in place, once, before a kernel runs."""
     kernelapi.FakeCUDAShared.array = shared_array
-    kernel.BlockManager, kernel.BlockThread.syncthreads = Block, lambda thread: thread._manager.barrier()
+    kernel.BlockManager = Block

@@ -94,6 +94,8 @@ def test_dropout_draws_what_it_draws_on_the_cpu(per):
     assert np.abs(found[0][2]).max() > 0
     dropped = nn.Dropout(0.5, per=per)(given.to("cuda"))
     assert dropped.n_events == dropped.to("cpu").n_events < given.n_events
+    fired = net.to("cuda")[1](given.to("cuda"))
+    assert nn.Dropout(0.5, per=per)(fired).n_active == fired.n_active > 0
 
 
 def data(samples=6, seed=0):
