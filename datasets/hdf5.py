@@ -187,6 +187,10 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
     names = [str(k) for k in names or []]
     if not len(times) == len(units) == len(labels) or len(people) not in (0, len(labels)) or len(labels) == 0:
         raise DataError(f"{len(times)} times, {len(units)} units, {len(labels)} labels, {len(people)} speakers")
+    for what, column in (("label", labels), ("speaker", people)):
+        if len(column) and not (column.min() >= 0 and column.max() < 2**16):
+            wrong = column[(column < 0) | (column >= 2**16)][0]
+            raise DataError(f"{path}: {what} {wrong}; the format holds 0 to 65,535")
     stamp = Fingerprint()
     try:
         for k in range(0, len(times), BLOCK):

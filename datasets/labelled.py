@@ -54,7 +54,10 @@ class Labelled:
         return part
 
     def split(self, fraction, seed=0) -> tuple[Labelled, Labelled]:
-        """Two parts (rest, held out), with `fraction` of each class held out at random."""
+        """Two parts (rest, held out), with `fraction` of each class held out at random.
+
+        Raises ParameterError if one of the parts would be empty.
+        """
         check_fraction(fraction)
         rng = np.random.default_rng([seed, len(self)])
         held = np.zeros(len(self), bool)
@@ -62,6 +65,11 @@ class Labelled:
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
             held[members[: round(fraction * len(members))]] = True
+        if held.all() or not held.any():
+            raise ParameterError(
+                f"split: {fraction:g} of each class of {self.name} holds out {held.sum()} of {len(self)} samples; "
+                "give another fraction"
+            )
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 

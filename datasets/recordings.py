@@ -8,7 +8,7 @@ import numpy as np
 
 from nsim.datasets.batches import Batches
 from nsim.datasets.labelled import Labelled, check_fraction
-from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.errors import DataError, EventError, ParameterError, ShapeError
 
 
 class Events(NamedTuple):
@@ -59,7 +59,9 @@ class EventData(Labelled):
     Raises
     ------
     ShapeError
-        If numbers of recordings, labels and speakers disagree.
+        If numbers of recordings, labels and speakers, or of times and units, disagree.
+    EventError
+        If times (microseconds) or units are no whole numbers.
 
     Attributes: `name`, `classes`, `n_classes`, `n` (neurons), `space`, `labels`, `speakers` (or None), `index`.
     """
@@ -68,6 +70,14 @@ class EventData(Labelled):
         if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
             people = "no" if speakers is None else len(speakers)
             raise ShapeError(f"{name}: {len(events.starts) - 1} recordings, {len(labels)} labels, {people} speakers")
+        kinds = {"times": (events.times, "i", "whole microseconds"), "units": (events.units, "iu", "whole numbers")}
+        for what, (column, kind, wanted) in kinds.items():
+            if column.dtype.kind not in kind:
+                raise EventError(f"{name}: {what} of {column.dtype}; expected {wanted}")
+        if not len(events.times) == len(events.units) == events.starts[-1]:
+            raise ShapeError(
+                f"{name}: {len(events.times)} times, {len(events.units)} units, starts up to {events.starts[-1]}"
+            )
         super().__init__(labels, name=name, classes=classes, index=index)
         self.events, self.n, self.space = events, events.n, events.space
         self._speakers, self.told = speakers, set()

@@ -65,17 +65,19 @@ def per_device(function):
 
 
 def on_device(x) -> bool:
-    """Whether an array lies on another device than the CPU."""
-    return getattr(x, "device", "cpu") != "cpu"
+    """Whether an array of ours lies on another device than the CPU."""
+    device = getattr(x, "device", "cpu")
+    return isinstance(device, str) and device != "cpu"
 
 
 def adopted(x):
-    """An array of another library on a device as one of ours, on the same memory; everything else as it is."""
+    """An array of another library as one of ours, on the same memory where it lies on a device; else as it is."""
     foreign = hasattr(x, "__cuda_array_interface__") or (hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray))
-    if not foreign or hasattr(x, "copy_to_host") or not cuda.is_available():
+    if not foreign or hasattr(x, "copy_to_host"):
         return x
-    table = operations("cuda")
-    return table.adopted(x) if table.is_foreign(x) else x
+    if cuda.is_available() and (table := operations("cuda")).is_foreign(x):
+        return table.adopted(x)
+    return np.asarray(x)
 
 
 def moved(array, device: str):
@@ -105,10 +107,15 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
     return _compiled[key]
 
 
-@lru_cache(maxsize=64)
 def compiled_surrogate(surrogate, dtype):
-    """C function of one surrogate object, see `nsim.kernels.surrogate`."""
-    scalar = np.dtype(dtype).type
+    """C function of a surrogate with the options that it has now, see `nsim.kernels.surrogate`."""
+    return _surrogate(type(surrogate), tuple(sorted(vars(surrogate).items())), np.dtype(dtype).type)
+
+
+@lru_cache(maxsize=64)
+def _surrogate(kind, options, scalar):
+    surrogate = object.__new__(kind)
+    vars(surrogate).update(options)
     return make_surrogate(surrogate.function(scalar(1)), scalar)
 
 

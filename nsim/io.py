@@ -6,10 +6,12 @@ and the SHA-256 of all that follows. It is checked first, so that a damaged file
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -184,17 +186,20 @@ def _header(body):
 
 def _replace(path, content):
     """Write content under a temporary name, flush it to the disk, and rename it to path."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path} could not be written ({error}); what was there before is kept") from error
-    if os.name == "posix":  # the rename itself is on the disk once the folder is
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise DataError(f"{path} could not be written ({error}); what was there before is kept") from error
+        raise
+    with contextlib.suppress(OSError):  # the rename itself is on the disk once the folder is; not all systems can
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from nsim.backend import adopted, device_of, moved, on_device
-from nsim.errors import GradientError
+from nsim.errors import GradientError, ShapeError
 
 _recording = ContextVar("nsim_recording", default=True)
 
@@ -126,6 +126,8 @@ class Tensor:
         ------
         GradientError
             If nothing was recorded, the tape was used already, or `grad` is missing.
+        ShapeError
+            If `grad` has another shape.
         """
         if grad is None:
             if self.size != 1:
@@ -134,8 +136,11 @@ class Tensor:
                 )
             grad = np.ones_like(self.data)
         elif not on_device(grad := adopted(grad)):
-            grad = moved(np.asarray(grad, self.dtype).reshape(self.shape), self.device)
-        backward(self, grad)
+            grad = np.asarray(grad, self.dtype)
+            grad = grad.reshape(self.shape) if grad.size == self.size == 1 else grad
+        if grad.shape != self.shape:
+            raise ShapeError(f"backward: grad has shape {grad.shape}, the tensor {self.shape}")
+        backward(self, moved(grad, self.device))
 
     def __repr__(self):
         label = f", name={self.name!r}" if self.name else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,14 @@ def fit(
     TrainingError
         If the loss or a gradient is no longer finite; the layer is named and the last checkpoint kept.
     DataError, ParameterError
-        If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings.
+        If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings. Data
+        are told apart by name and number of samples, functions by name and the options of a `partial`.
     """
     if device is not None:
         net.to(device)
     opt = optim.Adam(net.parameters()) if opt is None else opt
     run = _Run(
-        net=net, data=data, epochs=epochs, batch=batch, dt=dt, steps=steps, opt=opt, loss=with_lengths(loss), val=val,
+        net=net, data=data, epochs=epochs, batch=batch, dt=dt, steps=steps, opt=opt, loss=loss, val=val,
         transform=transform, regularizers=list(regularizers), schedule=schedule, clip=clip, seed=seed, clamp=clamp,
         binning=binning,
         out=None if out is None else Path(out), patience=patience, progress=progress,
@@ -122,6 +124,21 @@ def fit(
     if run.best_weights is not None:
         net.load_state_dict(run.best_weights)
     return History(run.history, run.best_epoch, run.out_of_patience and not run.done, run.out)
+
+
+def named(thing):
+    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options."""
+    if isinstance(thing, partial):
+        options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
+        return f"{named(thing.func)}({options})"
+    if isinstance(thing, (list, tuple)):
+        return [named(part) for part in thing]
+    if hasattr(thing, "batches"):
+        size = f", {len(thing)} samples" if hasattr(thing, "__len__") else ""
+        return f"{getattr(thing, 'name', type(thing).__name__)}{size}"
+    if thing is None or hasattr(thing, "__qualname__"):
+        return getattr(thing, "__qualname__", None)
+    return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
 
 
 def best_epoch(history) -> int:
@@ -177,16 +194,22 @@ class _Run:
         for name in ("data", "val"):
             if getattr(self, name) is not None and not hasattr(getattr(self, name), "batches"):
                 raise ParameterError(f"fit: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
+            if hasattr(getattr(self, name), "__len__") and len(getattr(self, name)) == 0:
+                raise DataError(f"fit: {name} holds no sample, so there is no batch")
         if not hasattr(self.net, "__iter__"):
             raise ParameterError(f"fit: the net is a {type(self.net).__name__}; put it into nn.Sequential(...)")
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
+        made_of = {name: named(getattr(self, name)) for name in ("loss", "transform", "schedule", "data", "val")}
+        made_of["regularizers"] = [named(regularizer) for regularizer in self.regularizers]
         self.settings = json.loads(
-            json.dumps({name: getattr(self, name) for name in names} | {"opt": optimiser}, default=float)
+            json.dumps({name: getattr(self, name) for name in names} | {"opt": optimiser} | made_of, default=float)
         )
+        self.loss = with_lengths(self.loss)
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
+            self.net.describe()  # refuses what cannot be written to a file
 
     @property
     def done(self):
@@ -264,7 +287,7 @@ class _Run:
 
     def step(self, spikes, labels, totals, where):
         """One batch; on a device once more where its lists proved too short, with the same dropout."""
-        drawn = {layer: layer.calls for layer in self.net if hasattr(layer, "calls")}
+        drawn = {layer: layer.calls for layer in self.net.modules() if hasattr(layer, "calls")}
         while True:
             try:
                 self.attempt(spikes, labels, totals, where)
@@ -341,6 +364,8 @@ class _Run:
                 scores = {key: self.history[key][-1] for key in ("epoch", "val_accuracy", "val_loss")}
                 io.save(self.out / "best.h5", self.net, **scores)
         if self.out is not None:
+            if self.val is None:
+                (self.out / "best.h5").unlink(missing_ok=True)  # of an earlier run
             arrays = {f"history.{key}": np.array(values) for key, values in self.history.items()}
             arrays |= {f"best.{name}": a for name, a in (self.best_weights or {}).items()}
             io.save(self.out / "last.h5", self.net, self.opt, settings=self.settings, **arrays)

@@ -125,6 +125,28 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     assert io.load(path)[2] == {"epoch": 1} and os.listdir(tmp_path) == ["net.h5"]
 
 
+def test_an_interrupted_write_leaves_nothing_and_two_writers_do_not_mix(tmp_path, monkeypatch):
+    net, path, flush = make_net(), tmp_path / "net.h5", os.fsync
+    io.save(path, net, epoch=1)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        io.save(path, net, epoch=2)
+    assert io.load(path)[2] == {"epoch": 1} and os.listdir(tmp_path) == ["net.h5"]
+
+    def overtaken(file):
+        monkeypatch.setattr(os, "fsync", flush)
+        io.save(path, net, epoch=3)
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    io.save(path, net, epoch=4)
+    assert io.load(path)[2] == {"epoch": 4} and os.listdir(tmp_path) == ["net.h5"]
+
+
 def test_a_file_that_does_not_fit_itself(tmp_path):
     """A right digest over wrong contents: parameters that are missing or of another shape are named."""
     net = make_net()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LI, LIF, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
+from nsim import LI, LIF, FastSigmoid, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
 from nsim.neurons import MODELS
 from tests import cases
 
@@ -251,5 +251,32 @@ def test_build_refuses_what_it_does_not_know():
         nn.build({"layer": "Lstm"})
     with pytest.raises(ParameterError, match="unknown neuron model 'Nobody'"):
         nn.build(nn.Dense(9, 5, LI()).describe() | {"neuron": {"model": "Nobody"}})
+    layer = nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(abs)))
     with pytest.raises(ParameterError, match="Custom surrogate cannot be written"):
-        nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(abs))).describe()
+        layer.describe()
+    assert "Custom" in repr(layer) and layer.run(cases.spikes(2, 3, 9)).output.shape == (2, 3, 5)
+
+
+def test_a_neuron_keeps_its_values_when_the_users_array_changes():
+    theta, tau = np.full(5, 0.8), np.full(5, 20e-3)
+    neuron = LIF(tau, threshold=theta)
+    layer = nn.Dense(9, 5, neuron)
+    theta[:], tau[:] = 7, 7
+    assert (layer.value("threshold") == 0.8).all() and (layer.value("tau_mem") == 20e-3).all()
+    layer.set_value("threshold", theta)
+    theta[:] = 9
+    assert (layer.value("threshold") == 7).all()
+
+
+def test_a_surrogate_whose_option_is_changed_is_the_changed_one():
+    grads = []
+    for slope in (100.0, 5.0, None):
+        layer = nn.Dense(9, 5, LIF(surrogate=FastSigmoid(slope or 100.0), band=None), seed=0)
+        net = nn.Sequential(layer, nn.Dense(5, 2, LI(reduce="sum"), seed=1))
+        if slope is None:
+            net(cases.spikes(2, 6, 9)).sum().backward()
+            layer.neuron.surrogate.slope, layer.weight.grad = 5.0, None
+        net(cases.spikes(2, 6, 9)).sum().backward()
+        grads.append(layer.weight.grad)
+    assert np.abs(grads[0] - grads[1]).max() > 0
+    np.testing.assert_array_equal(grads[1], grads[2])

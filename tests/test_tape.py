@@ -147,6 +147,8 @@ def test_leaves_never_share_a_gradient():
 
 def test_backward_of_an_array_needs_its_gradient():
     x = leaf(2, 3)
+    with pytest.raises(ShapeError, match=r"grad has shape \(3, 2\), the tensor \(2, 3\)"):
+        (Tensor(np.ones((2, 3)), requires_grad=True) * 2).backward(np.ones((3, 2)))
     with pytest.raises(GradientError, match=r"shape \(2, 3\) needs grad="):
         (x * 2).backward()
     (x * 2).backward(np.full((2, 3), 3.0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import Spikes, losses, nn
+from nsim import LI, Spikes, Tensor, losses, nn
 
 torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 
@@ -73,3 +73,13 @@ def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
     for name, tensor in net.named_parameters().items():
         truth = weights[name].grad.numpy()
         np.testing.assert_allclose(tensor.grad, truth, rtol=0, atol=1e-9 * np.abs(truth).max(), err_msg=name)
+
+
+def test_tensors_of_torch_on_the_cpu_are_taken_as_arrays():
+    layer = nn.Dense(3, 2, LI(reduce="sum"))
+    given = torch.arange(6, dtype=torch.float32).reshape(3, 2)
+    layer.load_state_dict({"weight": given})
+    np.testing.assert_array_equal(layer.weight.data, given.numpy())
+    tensor = Tensor(given, requires_grad=True)
+    (tensor * 2).backward(torch.ones(3, 2))
+    np.testing.assert_array_equal(tensor.grad, np.full((3, 2), 2))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsim import io, losses, nn, optim, train
+from nsim import io, losses, nn, optim, surrogates, train
 from nsim.errors import DataError, ParameterError, TrainingError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
@@ -244,6 +244,17 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
         tiny.run(tmp_path, net=net)
     with pytest.raises(DataError, match="made with batch = 16, this call has 8; give another out="):
         tiny.run(tmp_path, batch=8)
+    other_limit = [functools.partial(losses.spike_rate_upper, limit=2.0), losses.spike_rate_lower]
+    for options, text in (
+        ({"regularizers": other_limit}, "regularizers = .*limit=1.0.*, this call has .*limit=2.0"),
+        ({"transform": None}, "transform = drop_events, this call has None"),
+        ({"loss": losses.mse}, "loss = None, this call has mse"),
+        ({"val": tiny.Recordings(39, seed=2)}, "val = Recordings, 40 samples, this call has Recordings, 39 samples"),
+        ({"val": None}, "val = Recordings, 40 samples, this call has None"),
+        ({"schedule": None}, "schedule = cosine_lr"),
+    ):
+        with pytest.raises(DataError, match=text):
+            tiny.run(tmp_path, **options)
     other = tiny.make_net()
     with pytest.raises(DataError, match="'kind': 'SGD'"):
         tiny.run(tmp_path, net=other, opt=optim.SGD(other.parameters(), 0.1))
@@ -256,7 +267,18 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     with pytest.raises(DataError, match="truncated or damaged"):
         tiny.run(tmp_path)
     _, result = tiny.run(tmp_path, net=net, resume=False, epochs=1)
-    assert result.history["epoch"] == [0]
+    assert result.history["epoch"] == [0] and (tmp_path / "best.h5").exists()
+    tiny.run(tmp_path, net=net, resume=False, epochs=1, val=None)
+    assert not (tmp_path / "best.h5").exists(), "the best of an earlier run beside the last of this one"
+
+
+def test_what_cannot_be_written_or_evaluated_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(train._Run, "epoch", lambda self: pytest.fail("it began to train"))
+    custom = nn.Sequential(nn.Dense(tiny.N_IN, 4, LIF(surrogate=surrogates.Custom(abs))), nn.Dense(4, 4, LI()))
+    with pytest.raises(ParameterError, match="Custom surrogate cannot be written"):
+        tiny.run(tmp_path, net=custom)
+    with pytest.raises(DataError, match="val holds no sample"):
+        tiny.run(val=tiny.Recordings(0, seed=2))
 
 
 @pytest.mark.parametrize(

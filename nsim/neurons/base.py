@@ -51,8 +51,8 @@ class Parameter:
         return self.name
 
     def check(self, value):
-        """The value as float64 of shape () or [N], or a ParameterError that names it."""
-        value = np.asarray(value, np.float64)
+        """A copy of the value as float64 of shape () or [N], or a ParameterError that names it."""
+        value = np.array(value, np.float64)
         wrong = ~np.isfinite(value) | ((value <= 0) if self.positive else False)
         if wrong.any():
             kind = "positive and finite" if self.positive else "finite"
@@ -143,11 +143,15 @@ class Neuron:
     def describe(self) -> dict:
         """JSON-able description from which `nsim.neurons.build` makes the same neuron."""
         plain = {name: value.tolist() for name, value in self.values.items()}
-        return {"model": type(self).__name__, **plain, "v_init": self.v_init.tolist(), "learn": list(self.learn)}
+        return {"model": type(self).__name__, **plain, **self.options()}
+
+    def options(self) -> dict:
+        """Everything but the values of its parameters that makes this neuron what it is."""
+        return {"v_init": self.v_init.tolist(), "learn": list(self.learn)}
 
     def __repr__(self):
-        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "model")
-        return f"{type(self).__name__}({options})"
+        plain = {name: value.tolist() for name, value in self.values.items()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in (plain | self.options()).items())})"
 
 
 class SpikingNeuron(Neuron):
@@ -196,6 +200,9 @@ class SpikingNeuron(Neuron):
     def forward_variant(self):
         return (self.reset,)
 
-    def describe(self):
+    def options(self):
         own = {"reset": self.reset, "band": self.band, "detach_reset": self.detach_reset}
-        return super().describe() | own | {"surrogate": self.surrogate.describe()}
+        return super().options() | own | {"surrogate": self.surrogate}
+
+    def describe(self):
+        return super().describe() | {"surrogate": self.surrogate.describe()}

@@ -34,8 +34,8 @@ class LI(Neuron):
             raise ParameterError(f'reduce = {reduce!r}: expected None, "sum", "mean", "max" or "last"')
         self.reduce = reduce
 
-    def describe(self):
-        return super().describe() | {"reduce": self.reduce}
+    def options(self):
+        return super().options() | {"reduce": self.reduce}
 
     def equations(self, one):
         def step(state, s, x, p):

@@ -195,7 +195,7 @@ class Connection(Module):
         """
         self._check(spikes)
         size, steps, _ = spikes.shape
-        maker = (self.describe(), spikes.dt, self.device)
+        maker = (repr(self), str(self.weight.dtype), spikes.dt, self.device)
         if state is None:
             line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
         elif len(state) != 1 or state[0][0] != maker:

@@ -118,6 +118,6 @@ class Conv2d(Connection):
     def __repr__(self):
         w = self.windows
         options = f", size={w.size}, stride={w.stride}, padding={w.padding}"
-        options += "".join(f", {k}={v}" for k, v in self.describe().items() if k in ("delay", "bias") and v)
+        options += "".join(f", {k}={v}" for k, v in (("delay", self.delay), ("bias", self.bias is not None)) if v)
         options += f", groups={self.groups}" if self.groups > 1 else ""
         return f"Conv2d({self.in_channels}, {self.out_channels}, {w.kernel}, {self.neuron!r}{options})"

@@ -57,5 +57,6 @@ class Dense(Connection):
         }  # fmt: skip
 
     def __repr__(self):
-        options = "".join(f", {k}={v}" for k, v in self.describe().items() if k in ("recurrent", "delay", "bias") and v)
+        given = {"recurrent": self.weight_rec is not None, "delay": self.delay, "bias": self.bias is not None}
+        options = "".join(f", {k}={v}" for k, v in given.items() if v)
         return f"Dense({self.n_in}, {self.n_out}, {self.neuron!r}{options})"

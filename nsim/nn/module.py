@@ -61,6 +61,10 @@ class Module:
         """The layers of neurons inside, in the order of `through`."""
         return []
 
+    def modules(self) -> list:
+        """This module and all inside it."""
+        return [self]
+
     def named_parameters(self) -> dict[str, Tensor]:
         return {}
 

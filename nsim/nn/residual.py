@@ -98,6 +98,9 @@ class Residual(Module):
         for part in self.parts.values():
             part.seed(seed, epoch)
 
+    def modules(self):
+        return [self, *(inner for part in self.parts.values() for inner in part.modules())]
+
     def describe(self):
         return {"layer": "Residual"} | {key: part.describe() for key, part in self.parts.items()}
 

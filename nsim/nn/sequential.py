@@ -112,6 +112,9 @@ class Sequential(Module):
     def connections(self):
         return [inner for layer in self.layers for inner in layer.connections()]
 
+    def modules(self):
+        return [self, *(inner for layer in self.layers for inner in layer.modules())]
+
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape, from `state` or from rest; any cutting of the time axis gives the same bits.
 

@@ -172,6 +172,13 @@ def test_subset_and_items():
         part[2]
     with pytest.raises(ShapeError, match="60 recordings, 3 labels"):
         EventData(data.events, [0, 1, 2], name="wrong", classes="abc")
+    seconds = data.events._replace(times=data.events.times * 1e-6)
+    with pytest.raises(EventError, match="times of float64; expected whole microseconds"):
+        EventData(seconds, data.labels, name="wrong", classes="abcde")
+    with pytest.raises(ShapeError, match="units, starts up to"):
+        EventData(data.events._replace(units=data.events.units[:-1]), data.labels, name="wrong", classes="abcde")
+    with pytest.raises(ParameterError, match="holds out 0 of 60 samples"):
+        data.split(0.01)
 
 
 def test_shd_from_a_file(shd_file, small):

@@ -140,9 +140,12 @@ def test_a_crash_or_a_hang_of_the_library_is_an_error(shd_file, tmp_path, monkey
         (([[-0.1]], [[1]], [0]), "at -0.0999"),
         (([[0.1]], [[1]], [0, 1]), "1 times, 1 units, 2 labels"),
         (([], [], []), "0 times"),
+        (([[0.1]], [[1]], [70_000]), "label 70000; the format holds 0 to 65,535"),
     ],
 )
 def test_writing_checks_and_leaves_nothing(tmp_path, arguments, words):
     with pytest.raises(DataError, match=words):
         write_shd(tmp_path / "a.h5", *arguments)
+    with pytest.raises(DataError, match="speaker -1; the format holds 0 to 65,535"):
+        write_shd(tmp_path / "a.h5", [[0.1]], [[1]], [0], speakers=[-1])
     assert not list(tmp_path.iterdir())

@@ -92,7 +92,8 @@ def test_fit_makes_such_a_step_again(monkeypatch):
     found, again = [], []
     for device in ("cpu", "cuda"):
         net = cases.network("LIF", SIZES)
-        net = nsim.nn.Sequential(net[0], nsim.nn.Dropout(0.2), net[1], net[2])
+        block = nsim.nn.Residual(nsim.nn.Dropout(0.2))
+        net = nsim.nn.Sequential(net[0], nsim.nn.Dropout(0.2), net[1], block, net[2])
         given = data(9)
 
         def batches(*args, given=given, net=net, device=device, **options):
