@@ -19,10 +19,9 @@ SMALL = Path(__file__).resolve().parents[1] / "tests" / "data" / "residual_b.onn
 
 
 def pictures(args, net):
-    height, width, channels = net.nodes[0].shape
     if args.images is None:
-        count = 8 if args.smoke else 64
-        return np.random.default_rng(args.seed).normal(size=(count, channels, height, width)).astype(np.float32)
+        count, (*pixels, channels) = 8 if args.smoke else 64, net.nodes[0].shape
+        return np.random.default_rng(args.seed).normal(size=(count, channels, *pixels)).astype(np.float32)
     try:
         return np.load(args.images, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ import os
 import secrets
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -166,6 +167,21 @@ def read_weights(path) -> dict[str, np.ndarray]:
         if a.dtype.kind not in "biuf":
             raise DataError(f"{path}: array {name!r} has dtype {a.dtype}, not numbers")
     return arrays
+
+
+def named(thing):
+    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options."""
+    if isinstance(thing, partial):
+        options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
+        return f"{named(thing.func)}({options})"
+    if isinstance(thing, (list, tuple)):
+        return [named(part) for part in thing]
+    if hasattr(thing, "batches"):
+        size = f", {len(thing)} samples" if hasattr(thing, "__len__") else ""
+        return f"{getattr(thing, 'name', type(thing).__name__)}{size}"
+    if thing is None or hasattr(thing, "__qualname__"):
+        return getattr(thing, "__qualname__", None)
+    return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
 
 
 def shared_names(net, opt) -> dict[str, str]:

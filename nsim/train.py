@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,21 +125,6 @@ def fit(
     return History(run.history, run.best_epoch, run.out_of_patience and not run.done, run.out)
 
 
-def named(thing):
-    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options."""
-    if isinstance(thing, partial):
-        options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
-        return f"{named(thing.func)}({options})"
-    if isinstance(thing, (list, tuple)):
-        return [named(part) for part in thing]
-    if hasattr(thing, "batches"):
-        size = f", {len(thing)} samples" if hasattr(thing, "__len__") else ""
-        return f"{getattr(thing, 'name', type(thing).__name__)}{size}"
-    if thing is None or hasattr(thing, "__qualname__"):
-        return getattr(thing, "__qualname__", None)
-    return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
-
-
 def best_epoch(history) -> int:
     """Position of the epoch that `fit` keeps, in a dict with lists or arrays "val_accuracy" and "val_loss".
 
@@ -201,8 +185,8 @@ class _Run:
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
-        made_of = {name: named(getattr(self, name)) for name in ("loss", "transform", "schedule", "data", "val")}
-        made_of["regularizers"] = [named(regularizer) for regularizer in self.regularizers]
+        made_of = {name: io.named(getattr(self, name)) for name in ("loss", "transform", "schedule", "data", "val")}
+        made_of["regularizers"] = [io.named(regularizer) for regularizer in self.regularizers]
         self.settings = json.loads(
             json.dumps({name: getattr(self, name) for name in names} | {"opt": optimiser} | made_of, default=float)
         )

@@ -84,6 +84,11 @@ def relu(item):
 
 
 def clip(item):
+    lowest, highest = (item.constant(k, what, needed=False) for k, what in ((1, "minimum"), (2, "maximum")))
+    lowest = item.get("min") if lowest is None else lowest
+    highest = item.get("max") if highest is None else highest
+    if lowest is not None and np.all(lowest == 0) and (highest is None or np.all(highest >= np.finfo(np.float32).max)):
+        return relu(item)
     raise item.refused(
         "an activation with an upper bound (ReLU6); only Relu is supported", "train the network with ReLU instead"
     )
@@ -127,7 +132,8 @@ def add(item):
     made = node.operation
     rank = len(node.shape)  # a bias has the channels at the place where the file's layout has them
     channels = bias.size == node.shape[-1] and bias.ndim >= rank and bias.shape[bias.ndim - rank] == bias.size
-    if not isinstance(made, (Conv2d, Linear)) or made.bias is not None or not item.alone(1 - k) or not channels:
+    weighted = isinstance(made, (Conv2d, Linear)) and not isinstance(made, IdentityShortcut)
+    if not weighted or made.bias is not None or not item.alone(1 - k) or not channels:
         raise item.refused(
             f"adds constants of shape {bias.shape} to the output of {node.name}; only a bias for the channels of a "
             "convolution or linear layer without one is supported"
@@ -201,6 +207,7 @@ def pad(item):
     x, pads = item.node(), item.get("pads")
     sizes = np.asarray(item.constant(1, "sizes") if pads is None else pads)
     fill, axes = item.constant(2, "filling", needed=False), item.constant(3, "axes", needed=False)
+    fill = item.get("value") if fill is None else fill  # before opset 11
     rank = len(x.shape) + 1
     around = np.zeros((rank, 2), int)
     around[np.arange(rank) if axes is None else axes % rank] = sizes.reshape(2, -1).T

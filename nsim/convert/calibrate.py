@@ -21,6 +21,7 @@ from nsim.kernels.threads import over
 
 LOWEST, HIGHEST = -32, 32  # powers of two that have bins of their own
 BATCH = 64  # images that go through at once where they come as one array
+KEPT_BYTES = 1 << 28  # of activations that are kept at once
 PARTS = 1 << 12  # of a power of two, layer-wise
 CHANNEL_PARTS = 1 << 7  # the same channel-wise
 TRIED = np.geomspace(0.1, 1.6, 70)  # thresholds among which the least error is looked for, in units of the maximum
@@ -115,12 +116,15 @@ def thresholds(
         if shape not in (None, images.shape[1:]):
             raise ShapeError(f"calibration images of shapes {shape} and {images.shape[1:]}: all must be of one size")
         shape = images.shape[1:]
-        _, kept = net.forward(images, keep=found)
+        sizes = net.shapes(shape)
+        most = max(1, KEPT_BYTES // sum(4 * int(np.prod(sizes[name])) for name in found)) if found else len(images)
+        for start in range(0, len(images), most):
+            _, kept = net.forward(images[start : start + most], keep=found)
 
-        def work(k, kept=kept):
-            found[nodes[k].name].add(kept[nodes[k].name])
+            def work(k, kept=kept):
+                found[nodes[k].name].add(kept[nodes[k].name])
 
-        parallel.each(work, len(nodes))
+            parallel.each(work, len(nodes))
         seen += len(images)
     if seen == 0:
         raise ParameterError("calibration holds no images; give some that the network was trained on")

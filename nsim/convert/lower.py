@@ -296,8 +296,9 @@ RULES = {
 
 
 def _rule(node: Node):
-    for kind in type(node.operation).__mro__:
-        if kind in RULES:
+    own = type(node.operation)
+    for kind in own.__mro__:
+        if kind in RULES and own.__call__ is kind.__call__:  # what computes in another way is another operation
             return RULES[kind]
     known = ", ".join(kind.__name__ for kind in RULES if kind is not ann.Input)
     raise ParameterError(

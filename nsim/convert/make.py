@@ -68,7 +68,10 @@ def to_spiking(
     if percentile is None and not neuron.staged:
         percentile = 99.9
     first, levels = [], neuron.levels(1) if neuron.staged else None
-    scales, shape = thresholds(net, _watched(batches(calibration), first), percentile, per_channel, levels)
+    parts = batches(calibration)
+    if correct_bias:
+        parts = _watched(parts, first)
+    scales, shape = thresholds(net, parts, percentile, per_channel, levels)
     shapes = net.shapes(shape)
     shifts = {}
     if correct_bias:
@@ -80,7 +83,7 @@ def _watched(parts, first):
     """The same batches; the first of them are kept."""
     for images in parts:
         if sum(map(len, first)) < MOST:
-            first.append(images)
+            first.append(np.array(images))
         yield images
 
 

@@ -65,9 +65,11 @@ class SpikingNetwork:
 
     def _drive(self, p, node, images=None):
         """Analog drive in units of the thresholds, [1 or B, N padded]."""
-        value = without_spikes(node, self._spiking, self._shapes, images) + self.shifts.get(p.name, 0.0)
+        value = without_spikes(node, self._spiking, self._shapes, images)
+        if p.kind == "neuron":  # a readout may have the name of a ReLU, but not its shift
+            value = value + self.shifts.get(p.name, 0.0)
         value = value / p.scale
-        full = np.zeros((len(value), padded(p.size)), np.float32)
+        full = np.full((len(value), padded(p.size)), -2, np.float32)  # whatever they start with, no padding fires
         full[:, : p.size] = value.reshape(len(value), -1)
         return full
 
@@ -125,7 +127,8 @@ class SpikingNetwork:
         Raises
         ------
         ParameterError
-            If the readout is no vector of at least 2 classes, or margin or every is not positive.
+            If the readout is no vector of at least 2 classes, margin or every is not positive, or steps is below
+            `first_answer`.
         """
         images, last_step = self._checked(images), _whole(steps)
         classes = self.populations[-1].size
@@ -133,22 +136,29 @@ class SpikingNetwork:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
         if margin is not None and not margin > 0:
             raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
+        if last_step < self.first_answer:
+            raise ParameterError(f"predict: steps = {steps}; the first complete answer comes after {self.first_answer}")
         schedule = Schedule(self.code, self.populations, last_step, every=None if margin is None else _whole(every))
-        came = np.zeros((len(images), steps, classes), np.float32)
+        came = {}  # of the images that are under way
         found = Prediction(np.zeros(len(images), np.int64), np.full(len(images), steps, np.int64))
 
         def visit(sample, part, space, first, last):
-            came[sample, first:last] = part
-            readout = _read(came[sample, :last], schedule.ends[:last])
-            found.classes[sample] = readout[-1].argmax()
-            if margin is None:
+            came.setdefault(sample, np.zeros((steps, classes), np.float32))[first:last] = part
+            if margin is None and last < steps:
                 return False
+            readout = _read(came[sample][:last], schedule.ends[:last])
+            found.classes[sample] = readout[-1].argmax()
+            if last == steps:
+                del came[sample]
+            if margin is None:
+                return True
             top = np.partition(readout[first:], -2, axis=1)[:, -2:]
             clear = np.flatnonzero(
                 schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
             )
             if len(clear):
                 found.classes[sample], found.steps[sample] = readout[first + clear[0]].argmax(), first + clear[0] + 1
+                came.pop(sample, None)
             return len(clear) > 0
 
         self._run(images, schedule, visit)
@@ -168,22 +178,24 @@ class SpikingNetwork:
             raise ParameterError(f"stream: {self.code} cannot; convert with convert.Bistable(phases=K, pipelined=True)")
         images, end = self._checked(images), self.populations[-1]
         cycle, depth = self.code.cycle, end.depth
-        parts = np.array_split(np.arange(len(images)), min(len(images), threads.get_num_threads()))
         out = np.zeros((len(images), end.size), np.float32)
+        for start, drives in self._blocks(images):
+            size = min(len(images) - start, self._block)
+            parts = np.array_split(np.arange(size), min(size, threads.get_num_threads()))
 
-        def work(first, last):
-            for part in parts[first:last]:
-                schedule = Schedule(
-                    self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle
-                )
-                space, drives = Workspace(self.engine, schedule), self._drives(images[part])
-                space.begin()
-                for begin, stop in schedule.chunks():
-                    came = space.advance(drives, begin, stop)
-                    if begin >= depth * cycle:
-                        out[part[begin // cycle - depth]] = came.sum(axis=0)
+            def work(first, last, start=start, drives=drives, parts=parts):
+                for part in parts[first:last]:
+                    schedule = Schedule(
+                        self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle
+                    )
+                    space, own = Workspace(self.engine, schedule), drives | {p: drives[p][part] for p in self._seen}
+                    space.begin()
+                    for begin, stop in schedule.chunks():
+                        came = space.advance(own, begin, stop)
+                        if begin >= depth * cycle:
+                            out[start + part[begin // cycle - depth]] = came.sum(axis=0)
 
-        threads.over(work, len(parts))
+            threads.over(work, len(parts))
         return out.reshape(len(images), *end.shape)
 
     def activity(self, images, steps: int) -> Activity:
@@ -196,25 +208,31 @@ class SpikingNetwork:
         values = {p: np.zeros((len(images), p.size)) for p in sending}
         spikes = {p: np.zeros(len(images), np.int64) for p in sending}
         synapses = {p: np.zeros(len(images), np.int64) for p in sending}
+        passing = [p for p in self.populations if p.kind == "sum"]  # values that go on, graded, without a neuron
+        synapses |= {p: np.zeros(len(images), np.int64) for p in passing}
         fan_out = {
             p: sum(link.fan_out for q in self.populations if q.kind != "pool" for s, link in q.edges if s is p)
-            for p in sending
+            for p in synapses
         }
+        whole = steps // self.code.cycle * self.code.cycle  # a stage that is not complete has no value
         out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
 
         def visit(sample, came, space, first, last):
             out[sample, first:last] = came
+            for p in synapses:
+                events = space.events[p]
+                indices = events.indices[: events.indptr[last - first]]
+                synapses[p][sample] += np.sum(np.broadcast_to(fan_out[p], p.size)[indices])
             for p in sending:
                 events, size = space.events[p], schedule.steps[p.depth].size[first:last]
-                number = events.indptr[last - first]
-                indices = events.indices[:number]
+                spikes[p][sample] += events.indptr[last - first]
+                valued = min(last, max(whole, first)) - first
+                number = events.indptr[valued]
                 graded = len(events.values) > 0
                 sizes = (
-                    events.values[:number] if graded else np.repeat(size, np.diff(events.indptr[: last - first + 1]))
+                    events.values[:number] if graded else np.repeat(size[:valued], np.diff(events.indptr[: valued + 1]))
                 )
-                values[p][sample] += np.bincount(indices, sizes, p.size)
-                spikes[p][sample] += number
-                synapses[p][sample] += np.sum(np.broadcast_to(fan_out[p], p.size)[indices])
+                values[p][sample] += np.bincount(events.indices[:number], sizes, p.size)
 
         self._run(images, schedule, visit)
         for sample in range(len(out)):
@@ -224,7 +242,7 @@ class SpikingNetwork:
             stages = max(1, self.code.sent(steps, p.depth))
             value = values[p].reshape(len(images), *p.shape) * (p.scale / stages)
             decoded[p.name] = value.astype(np.float32)
-        named = [{p.name: table[p] for p in sending} for table in (spikes, synapses)]
+        named = [{p.name: table[p] for p in table} for table in (spikes, synapses)]
         return Activity(decoded, *named, out.reshape(len(images), steps, *self.populations[-1].shape))
 
     def _drives(self, images):
@@ -233,11 +251,8 @@ class SpikingNetwork:
 
     def _run(self, images, schedule, visit):
         """Each image through all chunks, over threads; `visit` sees what came into the readout and may end an image."""
-        size = max([p.size for p in self._seen], default=1) * 4
-        block, free = max(threads.get_num_threads(), BLOCK_BYTES // size), []
-        for start in range(0, len(images), block):
-            part = images[start : start + block]
-            drives = self._drives(part)
+        free = []
+        for start, drives in self._blocks(images):
 
             def work(first, last, start=start, drives=drives):
                 space = free.pop() if free else Workspace(self.engine, schedule)
@@ -249,7 +264,18 @@ class SpikingNetwork:
                             break
                 free.append(space)
 
-            threads.over(work, len(part))
+            threads.over(work, min(len(images) - start, self._block))
+
+    @property
+    def _block(self):
+        """How many images have their drives computed at once."""
+        size = max([p.size for p in self._seen], default=1) * 4
+        return max(threads.get_num_threads(), BLOCK_BYTES // size)
+
+    def _blocks(self, images):
+        """First image and drives of one block of images after the other."""
+        for start in range(0, len(images), self._block):
+            yield start, self._drives(images[start : start + self._block])
 
     def _checked(self, images):
         images = np.asarray(images)

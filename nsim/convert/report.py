@@ -116,8 +116,9 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
     _, kept = net.forward(images, keep={p.name for p in layers})
     rows = []
     for p in layers:
-        # A pool that waited for its ReLU holds what is the ReLU's in the network.
-        name = p.name if sent[p.name].shape == kept[p.name].shape else net[p.name].inputs[0].name
+        # A pool that waited for its ReLU holds what is the ReLU's in the network: its neurons take in what is below it.
+        below = net[p.name].inputs[0].name
+        name = p.name if p.drive.name == below else below
         a, b = kept[p.name].astype(np.float64), sent[name].astype(np.float64)
         levels = snn.code.levels(snn.code.sent(steps, p.depth))
         step = p.scale / levels
@@ -150,13 +151,15 @@ class Cost(NamedTuple):
 def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
     """Spikes and synaptic operations of an image, beside the multiply-adds of the network that was converted."""
     found = snn.activity(images, steps)
-    by_layer = {name: (found.spikes[name].mean(), found.synapses[name].mean()) for name in found.spikes}
+    none = np.zeros(1)
+    by_layer = {name: (found.spikes.get(name, none).mean(), found.synapses[name].mean()) for name in found.synapses}
     spikes, synapses = (sum(pair[k] for pair in by_layer.values()) for k in (0, 1))
     shapes = net.shapes(np.shape(images)[1:])
     every = {node.name: _multiply_adds(node, shapes) for node in net}
     analog = sum(every[name] for name in snn.analog_nodes())
-    neurons = sum(p.size for p in snn.populations if p.kind in ("neuron", "relay"))
-    return Cost(spikes, synapses, analog, sum(every.values()), spikes / neurons / steps, by_layer)
+    neurons = {p.name: p.size for p in snn.populations if p.kind in ("neuron", "relay")}
+    rate = sum(by_layer[name][0] for name in neurons) / sum(neurons.values()) / steps
+    return Cost(spikes, synapses, analog, sum(every.values()), rate, by_layer)
 
 
 def _multiply_adds(node, shapes):

@@ -190,6 +190,7 @@ NODES = {
         ],
         INTS | PAD,
     ),
+    "clip without an upper bound": ([node("Clip", "x", "low")], {"low": np.float32(0)}),
     "dropout and identity": ([node("Dropout", "x", out="h"), node("Identity", "h", out="k"), node("Relu", "k")], {}),
     "computed constants": (
         [
@@ -222,6 +223,12 @@ def test_reduce_mean_with_axes_as_an_attribute(tmp_path):
     close(ann.from_onnx(path)(x).data, x.mean(axis=(2, 3)))
 
 
+def test_filling_as_an_attribute(tmp_path):
+    around = node("Pad", "x", pads=[0, 1, 0, 0, 0, 1, 0, 0], value=1.0)
+    with pytest.raises(DataError, match="else than zeros"):
+        ann.from_onnx(saved(tmp_path, [around], opset=9))
+
+
 LINEAR = [node("Flatten", "x", out="h"), node("Gemm", "h", "w")]
 WRONG = {
     "dilations": ([node("Conv", "x", "w", dilations=[2, 2])], CONV, r"dilations = \[2, 2\]; only 1"),
@@ -234,6 +241,10 @@ WRONG = {
     "matmul of two": ([node("MatMul", "x", "x")], {}, "computed from the images"),
     "training": ([node("BatchNormalization", "x", *"scmv", training_mode=1)], NORM, "export after eval"),
     "variance": ([node("BatchNormalization", "x", *"scmv")], NORM | {"v": weight(4)}, "variance, expected"),
+    "clip from below zero": ([node("Clip", "x", "low")], {"low": np.float32(-1)}, "with an upper bound"),
+    "a bias after a shortcut": (
+        [node("Pad", "x", "n", out="h"), node("Add", "h", "b")], PAD | {"b": weight(6, 1, 1)}, "adds",
+    ),
     "clip": ([node("Clip", "x", "low", "high")], {"low": weight(), "high": weight()}, "with an upper bound"),
     "ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, "ceil_mode = 1"),
     "large kernel": ([node("MaxPool", "x", kernel_shape=[9, 9])], {}, "9 x 9 does not fit into a picture of 5 x 7"),

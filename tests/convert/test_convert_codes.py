@@ -138,6 +138,15 @@ def test_a_stream_gives_what_single_runs_give(code, size):
     np.testing.assert_array_equal(snn.stream(images), snn(images, snn.first_answer)[:, -1])
 
 
+def test_a_stream_longer_than_one_block_of_drives(monkeypatch):
+    monkeypatch.setattr(convert.network, "BLOCK_BYTES", 1)
+    rng = np.random.default_rng(6)
+    net, scales = chain(rng)
+    images = dyadic((7, 5), rng, 12)
+    snn = assemble(net, convert.Bistable(2, pipelined=True), scales, net.shapes((5,)))
+    np.testing.assert_array_equal(snn.stream(images), snn(images, snn.first_answer)[:, -1])
+
+
 def test_only_two_membranes_can_stream():
     net, scales = chain(np.random.default_rng(0))
     snn = assemble(net, convert.Bistable(2), scales, net.shapes((5,)))

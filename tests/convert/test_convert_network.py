@@ -1,37 +1,13 @@
-"""to_spiking and what it gives: folding, pools, errors at the API, prediction with an early end, reports, pictures."""
+"""to_spiking and what it gives: folding, pools, errors at the API, prediction with an early end."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numba import get_num_threads, set_num_threads
 
-from nsim import ann, convert, plot
+from nsim import ann, convert
 from nsim.convert.calibrate import Histogram
-from nsim.convert.make import assemble
 from nsim.errors import ParameterError, ShapeError
-from tests import convert_reference as oracle
-
-
-def images(batch=6, shape=(2, 8, 8), seed=0):
-    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
-
-
-def network(pool_first=False, seed=0):
-    """Two convolutions with batch norm, a pool, a shortcut and a classifier."""
-    net = ann.Graph(seed=seed)
-    x = net.batch_norm(net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1, name="conv1"), name="norm1")
-    if pool_first:
-        x = net.relu(net.max_pool(x, 2, name="pool"), name="relu1")
-    else:
-        x = net.max_pool(net.relu(x, name="relu1"), 2, name="pool")
-    y = net.relu(net.conv2d(x, 6, 3, padding=1, name="conv2"), name="relu2")
-    y = net.conv2d(y, 6, 3, padding=1, name="conv3")
-    x = net.relu(net.add(y, x, name="add"), name="relu3")
-    net.linear(net.flatten(net.global_avg_pool(x, name="mean"), name="flat"), 4, name="fc")
-    rng = np.random.default_rng(seed)
-    for name, a in net.named_buffers().items():
-        a[...] = rng.uniform(0.5, 2, a.shape) if name.endswith("var") else rng.normal(size=a.shape) / 4
-    return net
+from tests.convert.small import images, network
 
 
 @pytest.mark.parametrize("pool_first", [False, True])
@@ -158,6 +134,15 @@ def test_what_cannot_be_converted_is_named():
     net.apply(Sigmoid(), net.output, name="last")
     with pytest.raises(ParameterError, match=r"last: Sigmoid: this operation cannot be converted"):
         convert.to_spiking(net, images())
+
+    class Leaky(ann.ReLU):
+        def __call__(self, x, training=False):
+            return x
+
+    net = ann.Graph()
+    net.linear(net.flatten(net.apply(Leaky(), net.conv2d(net.input((2, 8, 8)), 2, 3), name="leaky")), 2)
+    with pytest.raises(ParameterError, match=r"leaky: Leaky: this operation cannot be converted"):
+        convert.to_spiking(net, images())
     net = ann.Graph()
     net.linear(net.flatten(net.input((2, 8, 8))), 2)
     with pytest.raises(ParameterError, match="no ReLU"):
@@ -182,6 +167,8 @@ def test_predict_refuses_what_it_cannot_decide():
     snn = convert.to_spiking(network(), images(), convert.IF())
     with pytest.raises(ParameterError, match="margin = 0"):
         snn.predict(images(), 8, margin=0)
+    with pytest.raises(ParameterError, match="predict: steps = 15; the first complete answer comes after 16"):
+        convert.to_spiking(network(), images(), convert.Bistable(4)).predict(images(), 15)
     net = ann.Graph(seed=1)
     net.linear(net.relu(net.linear(net.input((3,)), 2)), 1)
     snn = convert.to_spiking(net, images(4, (3,)), convert.IF())
@@ -268,83 +255,3 @@ def test_corrected_biases_bring_means_back():
         assert (off[1] < 0.5 * off[0]).all() and off[1].sum() < off[0].sum() / 3
     with pytest.raises(ParameterError, match=r"correct_bias is for convert\.Bistable"):
         convert.to_spiking(net, x, convert.IF(), correct_bias=True)
-
-
-# Reports
-
-
-def test_every_node_has_a_fate():
-    net = network()
-    snn = convert.to_spiking(net, images())
-    fates = {fate.name: fate for fate in convert.coverage(net, snn)}
-    assert [*fates] == [*(node.name for node in net), "pool+1"]
-    assert {name for name, fate in fates.items() if fate.spiking} == {"relu1", "relu2", "relu3", "pool", "pool+1"}
-    assert fates["norm1"].became == "folded into the weights of relu1"
-    assert fates["add"].became == "summed by relu3" and "depth 2" in fates["relu3"].became
-    assert fates["mean"].became == "average, in the drive of the readout, which sums"
-    assert fates["input"].became == "analog: constant drive of relu1"
-
-
-@pytest.mark.parametrize("pool_first", [False, True])
-@pytest.mark.parametrize("code", [convert.Bistable(4), convert.IF()])
-def test_the_parts_of_the_error_are_what_they_are_called(code, pool_first):
-    net, x = network(pool_first), images(8)
-    snn = convert.to_spiking(net, x, code, percentile=97)
-    steps = max(16, snn.first_answer)
-    split = convert.error_split(net, snn, x, steps)
-    assert split.names == ("relu1", "relu2", "relu3")
-    assert (split.clipping > 0).all() and (split.quantisation > 0).all()
-    whole = convert.error_split(net, convert.to_spiking(net, x, code, percentile=100), x, steps)
-    assert (whole.clipping < split.clipping).all()
-    if code.staged:
-        assert (
-            split.passed[0] < 1e-6 and split.inactivated[0] == split.inactivated_share[0] == 0
-        )  # nothing came in late
-        fine = convert.error_split(net, convert.to_spiking(net, x, convert.Bistable(8), percentile=97), x, 64)
-        assert (fine.quantisation < 0.2 * split.quantisation).all()
-        with pytest.raises(ParameterError, match="first complete answer comes after 16"):
-            convert.error_split(net, snn, x, 15)
-
-
-def test_costs_are_counted():
-    """By hand: what each spike of a layer reaches, from the oracle's spikes."""
-    net, x = network(), images(4)
-    snn = convert.to_spiking(net, x, convert.Bistable(3))
-    found = convert.cost(net, snn, x, snn.first_answer)
-    assert found.first_layer == 64 * 6 * 18 and found.ann == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24
-    values = oracle.forward(net, x, snn.thresholds, 3)
-    level = np.rint(values["relu2"].value * 8 / snn.thresholds["relu2"])
-    reach = np.outer([2, 3, 3, 2], [2, 3, 3, 2])[None, :, :, None] * 6
-    # The first stage of a run is the only one in which this layer has fired.
-    spikes, synapses = found.by_layer["relu2"]
-    assert spikes == oracle.bits(level).sum() / 4
-    assert synapses == (oracle.bits(level) * reach).sum() / 4
-    assert found.spikes == sum(pair[0] for pair in found.by_layer.values()) and 0 < found.rate < 1
-
-
-def test_pictures_of_accuracy_and_error():
-    net, x = network(), images(8)
-    snn = convert.to_spiking(net, x)
-    labels, logits = net.forward(x)[0].argmax(1), snn(x, 24)
-    ax = plot.accuracy_over_steps({"bistable": logits, "other": logits[:, :20]}, labels, reference=1.0)
-    line = ax.lines[0].get_ydata()
-    assert np.isnan(line[:15]).all() and line[15] == 100 * (logits[:, -1].argmax(1) == labels).mean()
-    assert len(ax.lines) == 3 and ax.get_xlabel() == "steps"
-    _, own = plt.subplots()
-    split = convert.error_split(net, snn, x, 24)
-    assert plot.error_split(split, ax=own) is own and len(own.lines) == 5
-    np.testing.assert_array_equal(own.lines[1].get_ydata(), 100 * split.quantisation)
-    with pytest.raises(ShapeError, match="logits of shape"):
-        plot.accuracy_over_steps(logits[0], labels)
-    with pytest.raises(TypeError, match="has no names"):
-        plot.error_split(logits)
-    plt.close("all")
-
-
-def test_thresholds_may_be_given():
-    net, x = network(), images(3)
-    scales = {name: np.ones(1) for name in ("relu1", "relu2", "relu3")}
-    snn = assemble(net, convert.Bistable(6), scales, net.shapes((2, 8, 8)))
-    np.testing.assert_allclose(
-        snn(x, snn.first_answer)[:, -1], oracle.forward(net, x, scales, 6)["fc"].value, atol=2e-2
-    )

@@ -1,0 +1,144 @@
+"""Fates of nodes, parts of the error, costs, pictures; what a run is counted as."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from nsim import ann, convert, plot
+from nsim.convert.make import assemble
+from nsim.errors import ParameterError, ShapeError
+from tests import convert_reference as oracle
+from tests.convert.small import images, network
+
+
+def test_every_node_has_a_fate():
+    net = network()
+    snn = convert.to_spiking(net, images())
+    fates = {fate.name: fate for fate in convert.coverage(net, snn)}
+    assert [*fates] == [*(node.name for node in net), "pool+1"]
+    assert {name for name, fate in fates.items() if fate.spiking} == {"relu1", "relu2", "relu3", "pool", "pool+1"}
+    assert fates["norm1"].became == "folded into the weights of relu1"
+    assert fates["add"].became == "summed by relu3" and "depth 2" in fates["relu3"].became
+    assert fates["mean"].became == "average, in the drive of the readout, which sums"
+    assert fates["input"].became == "analog: constant drive of relu1"
+
+
+@pytest.mark.parametrize("pool_first", [False, True])
+@pytest.mark.parametrize("code", [convert.Bistable(4), convert.IF()])
+def test_the_parts_of_the_error_are_what_they_are_called(code, pool_first):
+    net, x = network(pool_first), images(8)
+    snn = convert.to_spiking(net, x, code, percentile=97)
+    steps = max(16, snn.first_answer)
+    split = convert.error_split(net, snn, x, steps)
+    assert split.names == ("relu1", "relu2", "relu3")
+    assert (split.clipping > 0).all() and (split.quantisation > 0).all()
+    whole = convert.error_split(net, convert.to_spiking(net, x, code, percentile=100), x, steps)
+    assert (whole.clipping < split.clipping).all()
+    if code.staged:
+        assert (
+            split.passed[0] < 1e-6 and split.inactivated[0] == split.inactivated_share[0] == 0
+        )  # nothing came in late
+        fine = convert.error_split(net, convert.to_spiking(net, x, convert.Bistable(8), percentile=97), x, 64)
+        assert (fine.quantisation < 0.2 * split.quantisation).all()
+        with pytest.raises(ParameterError, match="first complete answer comes after 16"):
+            convert.error_split(net, snn, x, 15)
+
+
+def test_costs_are_counted():
+    """By hand: what each spike of a layer reaches, from the oracle's spikes."""
+    net, x = network(), images(4)
+    snn = convert.to_spiking(net, x, convert.Bistable(3))
+    found = convert.cost(net, snn, x, snn.first_answer)
+    assert found.first_layer == 64 * 6 * 18 and found.ann == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24
+    values = oracle.forward(net, x, snn.thresholds, 3)
+    level = np.rint(values["relu2"].value * 8 / snn.thresholds["relu2"])
+    reach = np.outer([2, 3, 3, 2], [2, 3, 3, 2])[None, :, :, None] * 6
+    # The first stage of a run is the only one in which this layer has fired.
+    spikes, synapses = found.by_layer["relu2"]
+    assert spikes == oracle.bits(level).sum() / 4
+    assert synapses == (oracle.bits(level) * reach).sum() / 4
+    assert found.spikes == sum(pair[0] for pair in found.by_layer.values()) and 0 < found.rate < 1
+
+
+def test_operations_behind_an_average_are_counted():
+    """By hand: each spike is averaged once, and what comes out of a window meets its weights once a step."""
+    net = ann.Graph(seed=0)
+    x = net.relu(net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1), name="relu1")
+    x = net.conv2d(net.avg_pool(x, 2, name="mean"), 5, 1, name="conv2")
+    net.linear(net.flatten(net.relu(x, name="relu2")), 3)
+    given = images(2)
+    snn = convert.to_spiking(net, given, convert.Bistable(3))
+    found = convert.cost(net, snn, given, snn.first_answer)
+    level = np.rint(oracle.forward(net, given, snn.thresholds, 3)["relu1"].value * 8 / snn.thresholds["relu1"]).astype(
+        int
+    )
+    sent = [(level >> k) & 1 for k in range(3)]
+    windows = sum((s.reshape(2, 4, 2, 4, 2, 6).sum(axis=(2, 4)) > 0).sum() for s in sent)
+    assert found.by_layer["relu1"] == (sum(s.sum() for s in sent) / 2, sum(s.sum() for s in sent) / 2)
+    assert found.by_layer["mean"] == (0, 5 * windows / 2)
+
+
+@pytest.mark.parametrize("code", [convert.Bistable(4), convert.Phase(4)])
+def test_a_cycle_that_is_not_complete_changes_no_value(code):
+    net, x = network(), images(3)
+    snn = convert.to_spiking(net, x, code, percentile=100)
+    whole, more = (snn.activity(x, snn.first_answer + extra).values for extra in (0, 2))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(more[name], value)
+
+
+def test_a_pool_that_keeps_the_size_is_compared_with_itself():
+    net = ann.Graph(seed=0)
+    x = net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1)
+    x = net.relu(net.max_pool(x, 3, stride=1, padding=1, name="pool"), name="relu1")
+    net.linear(net.flatten(x), 3)
+    x = images(4)
+    split = convert.error_split(net, convert.to_spiking(net, x, convert.Bistable(12), percentile=100), x, 24)
+    assert split.total[0] < 1e-3
+
+
+def test_a_network_that_ends_in_a_relu_gets_its_correction_once():
+    net, x = network(), images(16)
+    net.output = net["relu3"]
+    snn = convert.to_spiking(net, x, convert.Bistable(5), percentile=100, correct_bias=True)
+    assert np.abs(snn.shifts["relu3"]).max() > 0
+    logits, sent = snn(x, snn.first_answer)[:, -1], snn.activity(x, snn.first_answer).values["relu3"]
+    np.testing.assert_allclose(logits, sent, atol=1e-6)
+
+
+@pytest.mark.parametrize("code", [convert.IF(1), convert.IF(1, signed=True), convert.IF(1, burst=2)])
+def test_a_membrane_that_starts_at_the_threshold_fires_neurons_only(code):
+    """Of 6 neurons, whose memory is padded to 64."""
+    net = ann.Graph(seed=0)
+    net.linear(net.relu(net.linear(net.input((3,)), 6), name="relu1"), 2)
+    x = images(5, (3,))
+    sent = convert.to_spiking(net, x, code).activity(x, 4)
+    assert (sent.spikes["relu1"] <= 6 * 4).all() and sent.spikes["relu1"].all()
+
+
+def test_pictures_of_accuracy_and_error():
+    net, x = network(), images(8)
+    snn = convert.to_spiking(net, x)
+    labels, logits = net.forward(x)[0].argmax(1), snn(x, 24)
+    ax = plot.accuracy_over_steps({"bistable": logits, "other": logits[:, :20]}, labels, reference=1.0)
+    line = ax.lines[0].get_ydata()
+    assert np.isnan(line[:15]).all() and line[15] == 100 * (logits[:, -1].argmax(1) == labels).mean()
+    assert len(ax.lines) == 3 and ax.get_xlabel() == "steps"
+    _, own = plt.subplots()
+    split = convert.error_split(net, snn, x, 24)
+    assert plot.error_split(split, ax=own) is own and len(own.lines) == 5
+    np.testing.assert_array_equal(own.lines[1].get_ydata(), 100 * split.quantisation)
+    with pytest.raises(ShapeError, match="logits of shape"):
+        plot.accuracy_over_steps(logits[0], labels)
+    with pytest.raises(TypeError, match="has no names"):
+        plot.error_split(logits)
+    plt.close("all")
+
+
+def test_thresholds_may_be_given():
+    net, x = network(), images(3)
+    scales = {name: np.ones(1) for name in ("relu1", "relu2", "relu3")}
+    snn = assemble(net, convert.Bistable(6), scales, net.shapes((2, 8, 8)))
+    np.testing.assert_allclose(
+        snn(x, snn.first_answer)[:, -1], oracle.forward(net, x, scales, 6)["fc"].value, atol=2e-2
+    )
