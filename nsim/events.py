@@ -90,7 +90,7 @@ class Spikes:
     space : tuple, optional
         Shape of the N neurons: (N,) or (H, W, C), channels last. Default (N,).
     lengths : int64 [B], optional
-        True number of steps of each sample, 1 to T; readouts and losses honour it.
+        True number of steps of each sample, 1 to T; readouts and losses honour it, layers run to T.
         A cut that begins past the end of a sample has 0 there.
     active : Active, optional
         The active set, carried by the output of a layer.

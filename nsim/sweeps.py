@@ -257,7 +257,8 @@ class _ReadoutBackward(_Backward):
 
 @per_device
 def counts(spikes: Spikes, wake: bool = False) -> Tensor:
-    """Events of each neuron in each sample, Tensor [B, N]; differentiable where `spikes` comes from a layer.
+    """Events of each neuron in the true steps of each sample, Tensor [B, N]; differentiable where `spikes` comes from a
+    layer.
 
     With `wake`, the gradient also reaches neurons that have no active site in a sample, through their closest approach
     to the threshold (the step of the largest u): such neurons lie outside the band, and no other loss reaches them. A
@@ -266,7 +267,7 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
     size, steps, n = spikes.shape
     total = np.zeros((size, n), np.float32)
     values = np.empty(0, np.float32) if spikes.values is None else spikes.values
-    over(batch.counts, size, spikes.indptr, spikes.indices, values, steps, total)
+    over(batch.counts, size, *_entries(spikes.indptr, spikes), spikes.indices, values, total)
     active = spikes.active
 
     def vjp(grad):
@@ -275,22 +276,36 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
         grad = grad.astype(active.u.dtype)
         if active.dense:
             out = np.broadcast_to(grad[:, None, :], (size, steps, n))
+            out = out if spikes.lengths is None else np.where(_true_steps(spikes), out, 0)
         else:
-            out = np.empty(len(active.indices), active.u.dtype)
-            over(batch.spread_counts, size, active.indptr, active.indices, steps, grad, out)
-        return (SpikesGrad(out, np.where(_reached(active, (size, steps, n)), 0, grad) if wake else None),)
+            out = np.zeros(len(active.indices), active.u.dtype)
+            over(batch.spread_counts, size, *_entries(active.indptr, spikes), active.indices, grad, out)
+        return (SpikesGrad(out, np.where(_reached(active, spikes), 0, grad) if wake else None),)
 
     return record("counts", Tensor(total), (spikes,), vjp)
 
 
-def _reached(active, shape):
-    """Whether a neuron has an active site in a sample, bool [B, N]."""
-    size, steps, n = shape
+def _entries(indptr, spikes):
+    """First entry of each sample's list, and the end of those in its true steps: two arrays [B]."""
+    size, steps, _ = spikes.shape
+    begins = np.arange(size) * steps
+    return indptr[begins], indptr[begins + (steps if spikes.lengths is None else spikes.lengths)]
+
+
+def _true_steps(spikes):
+    """bool [B, T, 1]."""
+    return (np.arange(spikes.shape[1]) < _lengths(spikes)[:, None])[:, :, None]
+
+
+def _reached(active, spikes):
+    """Whether a neuron has an active site in the true steps of a sample, bool [B, N]."""
+    size, _, n = spikes.shape
     if active.dense:
-        whole = np.isinf(active.band)
-        return np.ones((size, n), bool) if whole else (np.abs(active.u) < active.band).any(axis=1)
+        if np.isinf(active.band):
+            return np.ones((size, n), bool)
+        return ((np.abs(active.u) < active.band) & _true_steps(spikes)).any(axis=1)
     number = np.zeros((size, n), np.float32)
-    over(batch.counts, size, active.indptr, active.indices, np.empty(0, np.float32), steps, number)
+    over(batch.counts, size, *_entries(active.indptr, spikes), active.indices, np.empty(0, np.float32), number)
     return number > 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numba import uint32
 
 from nsim_cuda import bits
-from nsim_cuda.jit import BLOCK, WARP, cuda
+from nsim_cuda.jit import BLOCK, WARP, cuda, inlined
 
 WORDS = BLOCK // WARP  # of a mask of the threads of a block
 
@@ -44,34 +44,45 @@ def accumulate(factor, first, second, ptr):
             ptr[b, t] = k
 
 
+@inlined
+def end_of(ptr, row, lengths, b):
+    """Where the entries of the true steps of sample b end in its list."""
+    return ptr[row, lengths[b] if lengths.shape[0] > 0 else ptr.shape[1] - 1]
+
+
 @cuda.jit
-def counts(ptr, indices, values, tiles, width, out):
-    """out[b, n]: events (or sums of their values) of neuron n in sample b. A thread is a neuron, so that the sum has
-    one order; it looks at the list of its own tile."""
+def counts(ptr, indices, values, lengths, tiles, width, out):
+    """out[b, n]: events (or sums of their values) of neuron n in the true steps of sample b; no lengths mean all steps.
+    A thread is a neuron, so that the sum has one order; it looks at the list of its own tile."""
     b, k = cuda.blockIdx.x, cuda.blockIdx.y
     n = k * cuda.blockDim.x + cuda.threadIdx.x
     if n >= out.shape[1]:
         return
     row = b * tiles + n // width
     total = np.float32(0)
-    for j in range(ptr[row, 0], ptr[row, ptr.shape[1] - 1]):
+    for j in range(ptr[row, 0], end_of(ptr, row, lengths, b)):
         if indices[j] == n:
             total += values[j] if values.shape[0] > 0 else np.float32(1)
     out[b, n] = total
 
 
 @cuda.jit
-def spread_counts(ptr, indices, tiles, grad, out):
-    """out[j] = grad[b, n] at each listed site j of sample b and neuron n."""
+def spread_counts(ptr, indices, lengths, tiles, grad, out):
+    """out[j] = grad[b, n] at each listed site j of sample b and neuron n, 0 beyond the true steps."""
     row = cuda.blockIdx.x
     b = row // tiles
+    end = end_of(ptr, row, lengths, b)
     for j in range(ptr[row, 0] + cuda.threadIdx.x, ptr[row, ptr.shape[1] - 1], cuda.blockDim.x):
-        out[j] = grad[b, int(indices[j])]
+        if j < end:
+            out[j] = grad[b, int(indices[j])]
+        else:
+            out[j] = 0
 
 
 @cuda.jit
-def unreached(ptr, indices, tiles, grad, out, wanted):
-    """out = grad where a neuron has no listed site in a sample, else 0; wanted[b] tells whether anything is left."""
+def unreached(ptr, indices, lengths, tiles, grad, out, wanted):
+    """out = grad where a neuron has no listed site in the true steps of a sample, else 0; wanted[b] tells whether
+    anything is left."""
     b, tid, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     for n in range(tid, out.shape[1], threads):
         out[b, n] = grad[b, n]
@@ -79,7 +90,7 @@ def unreached(ptr, indices, tiles, grad, out, wanted):
         wanted[b] = 0
     cuda.syncthreads()
     for row in range(b * tiles, (b + 1) * tiles):
-        for j in range(ptr[row, 0] + tid, ptr[row, ptr.shape[1] - 1], threads):
+        for j in range(ptr[row, 0] + tid, end_of(ptr, row, lengths, b), threads):
             out[b, int(indices[j])] = 0
     cuda.syncthreads()
     for n in range(tid, out.shape[1], threads):

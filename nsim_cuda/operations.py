@@ -242,9 +242,9 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
     size, _, n = spikes.shape
     total = memory.empty((size, n), np.float32)
     values = nothing(np.float32, 1) if spikes.values is None else spikes.values
-    threads = jit.block_for(n)
+    threads, lengths = jit.block_for(n), spikes.lengths_on_device()
     jit.start(
-        kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, spikes.tiles,
+        kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, lengths, spikes.tiles,
         spikes.width, total,
     )  # fmt: skip
     active = spikes.active
@@ -255,13 +255,15 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
         grad = grad.astype(active.u.dtype)
         out = memory.empty(active.indices.shape, grad.dtype)
         rows = active.ptr.shape[0]
-        jit.start(kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, active.tiles, grad, out)
+        jit.start(
+            kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad, out,
+        )  # fmt: skip
         closest = None
         if wake:
             closest = Closest(memory.empty(grad.shape, grad.dtype), memory.empty(size, np.int32))
             jit.start(
-                kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, active.tiles, grad, closest.grad,
-                closest.wanted,
+                kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad,
+                closest.grad, closest.wanted,
             )  # fmt: skip
         return (SpikesGrad(out, closest),)
 

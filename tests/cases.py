@@ -22,6 +22,12 @@ def spikes(*size, lengths=None, dt=DT, space=None, **options):
     return Spikes.from_dense(counts(*size, **options), dt, lengths=lengths, space=space)
 
 
+def spread(grads, shape, lengths=None):
+    """Gradients of counts [B, N] at every true step, [B, T, N]."""
+    true = np.arange(shape[1]) < (np.full(shape[0], shape[1]) if lengths is None else lengths)[:, None]
+    return np.where(true[:, :, None], grads[:, None, :], 0)
+
+
 def network(name="LIF", sizes=(9, 33, 17, 5), *, neuron=None, readout=None, dtype=np.float32, **options):
     """Layers of a registered model and a readout, whose weights are enlarged until every layer fires.
 

@@ -213,3 +213,28 @@ def test_losses_on_one_layer_add_up(band):
             total = sum(part for part in parts if part is not None)  # rates do not reach the readout
             # The gradients of counts are float32, whatever the layer computes in.
             np.testing.assert_allclose(together, total, rtol=0, atol=1e-6 * np.abs(total).max())
+
+
+@pytest.mark.parametrize("band", [0.2, None])
+def test_counts_are_of_the_true_steps(band):
+    """A bias makes the neurons fire at steps that the samples do not have; neither counts nor gradients see them."""
+    layer = nn.Dense(9, 5, LIF(band=band), bias=True, seed=0)
+    layer.bias.data[...] = 0.2
+    found = []
+    for lengths in (None, [12, 4, 7]):
+        fired = layer(cases.spikes(3, 12, 9, lengths=lengths, density=0.3))
+        counted = fired.counts()
+        ends = [12] * 3 if lengths is None else lengths
+        wanted = [fired.to_dense()[b, :end].sum(axis=0) for b, end in enumerate(ends)]
+        np.testing.assert_array_equal(counted.data, wanted)
+        counted.sum().backward()
+        found.append([counted.data, layer.bias.grad])
+        layer.bias.grad = layer.weight.grad = None
+    assert (found[0][0] > found[1][0]).any() and np.abs(found[0][1] - found[1][1]).max() > 0
+    short = layer(cases.spikes(3, 12, 9, density=0.3).cut(0, 4))  # the second sample alone, cut where it ends
+    gradient = np.zeros((3, 5), np.float32)
+    gradient[1] = 1
+    (short.counts() * gradient).sum().backward()
+    cut, layer.bias.grad = layer.bias.grad, None
+    (layer(cases.spikes(3, 12, 9, lengths=[12, 4, 7], density=0.3)).counts() * gradient).sum().backward()
+    np.testing.assert_allclose(layer.bias.grad, cut, rtol=1e-6)

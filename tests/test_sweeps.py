@@ -13,7 +13,7 @@ import nsim
 from nsim import Spikes, launch, nn
 from nsim.neurons import MODELS
 from nsim.sweeps import SpikesGrad
-from tests import reference
+from tests import cases, reference
 
 DT = 1e-3
 # Factors on the weights that bring every model to rates of a few per cent.
@@ -105,7 +105,7 @@ def compare(stack, counts, tolerance, lengths=None, margin=0.0):
     hidden_grads = {k: rng.normal(size=(len(counts), h.shape[2])) for k, h in enumerate(hidden)}
     weighted = sum(((h.counts() * hidden_grads[k].astype(np.float32)).sum() for k, h in enumerate(hidden)), start=0.0)
     ((out * grad).sum() + weighted).backward()
-    spread = {k: np.broadcast_to(g.astype(np.float32)[:, None, :], records[k].s.shape) for k, g in hidden_grads.items()}
+    spread = {k: cases.spread(g.astype(np.float32), records[k].s.shape, lengths) for k, g in hidden_grads.items()}
     wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
     for k, layer in enumerate(stack.layers):
         for name, tensor in layer.named_parameters().items():

@@ -40,10 +40,10 @@ def sum_groups(first, last, partial, out):
 
 
 @kernel
-def counts(first, last, indptr, indices, values, steps, out):
-    """out[b, n]: events (or sums of their values) of neuron n in sample b."""
+def counts(first, last, begins, ends, indices, values, out):
+    """out[b, n]: events (or sums of their values) of neuron n in entries begins[b] to ends[b]."""
     for b in range(first, last):
-        for j in range(indptr[b * steps], indptr[(b + 1) * steps]):
+        for j in range(begins[b], ends[b]):
             if values.shape[0] > 0:
                 out[b, indices[j]] += values[j]
             else:
@@ -51,10 +51,10 @@ def counts(first, last, indptr, indices, values, steps, out):
 
 
 @kernel
-def spread_counts(first, last, indptr, indices, steps, grad, out):
-    """out[j] = grad[b, n] at each listed site j of sample b and neuron n."""
+def spread_counts(first, last, begins, ends, indices, grad, out):
+    """out[j] = grad[b, n] at each site j of neuron n from begins[b] to ends[b]."""
     for b in range(first, last):
-        for j in range(indptr[b * steps], indptr[(b + 1) * steps]):
+        for j in range(begins[b], ends[b]):
             out[j] = grad[b, indices[j]]
 
 

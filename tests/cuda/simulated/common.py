@@ -5,7 +5,7 @@ import numpy as np
 from nsim import Spikes
 from nsim.backend import moved
 from nsim_cuda import memory
-from tests import reference
+from tests import cases, reference
 from tests.test_sweeps import DT, Stack
 
 
@@ -52,7 +52,7 @@ def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spik
     hidden_grads = {k: rng.normal(size=(len(counts), h.shape[2])).astype(np.float32) for k, h in enumerate(hidden)}
     weighted = sum(((h.counts() * hidden_grads[k]).sum() for k, h in enumerate(hidden)), start=0.0)
     ((out * grad).sum() + weighted).backward()
-    spread = {k: np.broadcast_to(g[:, None, :], records[k].s.shape) for k, g in hidden_grads.items()}
+    spread = {k: cases.spread(g, records[k].s.shape, lengths) for k, g in hidden_grads.items()}
     wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
     for k, layer in enumerate(stack.layers):
         for name, tensor in layer.named_parameters().items():
