@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from nsim import cuda
-from nsim.errors import DeviceError
+from nsim.errors import DeviceError, ParameterError
 from nsim.kernels import conv, drive, readout, sweep
 from nsim.kernels.surrogate import make_surrogate
 
@@ -109,7 +109,13 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
 
 def compiled_surrogate(surrogate, dtype):
     """C function of a surrogate with the options that it has now, see `nsim.kernels.surrogate`."""
-    return _surrogate(type(surrogate), tuple(sorted(vars(surrogate).items())), np.dtype(dtype).type)
+    options = tuple(sorted(vars(surrogate).items()))
+    try:
+        return _surrogate(type(surrogate), options, np.dtype(dtype).type)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        raise ParameterError(f"{surrogate!r}: {error}; the options of a surrogate are numbers or tuples") from error
 
 
 @lru_cache(maxsize=64)

@@ -280,3 +280,6 @@ def test_a_surrogate_whose_option_is_changed_is_the_changed_one():
         grads.append(layer.weight.grad)
     assert np.abs(grads[0] - grads[1]).max() > 0
     np.testing.assert_array_equal(grads[1], grads[2])
+    layer.neuron.surrogate.slope = [5.0]
+    with pytest.raises(ParameterError, match=r"slope=\[5.0\]\): .*numbers or tuples"):
+        net(cases.spikes(2, 6, 9)).sum().backward()

@@ -29,7 +29,8 @@ class Activity(NamedTuple):
 
     values : {name: float32 [B, *shape]}, the activations that the spikes stand for, in the network's units
     spikes : {name: int64 [B]}, number of spikes of each image; those of relays and pools too
-    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane
+    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane; those of
+        averages and of layers without a neuron too, which send on what came in
     logits : float32 [B, steps, classes]
     """
 
