@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,10 +176,10 @@ class _Run:
             raise ParameterError("fit: patience needs val, held-out data to be patient about")
         if self.clip is not None and not self.clip > 0:
             raise ParameterError(f"fit: clip = {self.clip}; expected a positive norm, or None")
-        for name in ("data", "val"):
-            if getattr(self, name) is not None and not hasattr(getattr(self, name), "batches"):
+        for name, part in (("data", self.data), *([] if self.val is None else [("val", self.val)])):
+            if not hasattr(part, "batches"):
                 raise ParameterError(f"fit: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
-            if hasattr(getattr(self, name), "__len__") and len(getattr(self, name)) == 0:
+            if hasattr(part, "__len__") and len(part) == 0:
                 raise DataError(f"fit: {name} holds no sample, so there is no batch")
         if not hasattr(self.net, "__iter__"):
             raise ParameterError(f"fit: the net is a {type(self.net).__name__}; put it into nn.Sequential(...)")
@@ -187,12 +188,16 @@ class _Run:
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
         made_of = {name: io.named(getattr(self, name)) for name in ("loss", "transform", "schedule", "data", "val")}
         made_of["regularizers"] = [io.named(regularizer) for regularizer in self.regularizers]
-        self.settings = json.loads(
-            json.dumps({name: getattr(self, name) for name in names} | {"opt": optimiser} | made_of, default=float)
-        )
+        plain = {name: getattr(self, name) for name in names} | {"opt": optimiser}
+        self.settings = json.loads(json.dumps(plain | made_of, default=float))
         self.loss = with_lengths(self.loss)
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"fit: out = {self.out}: {error.strerror}; give another folder") from error
+            if not os.access(self.out, os.W_OK):
+                raise DataError(f"fit: out = {self.out}: no permission to write; give another folder")
             self.net.describe()  # refuses what cannot be written to a file
 
     @property

@@ -277,6 +277,12 @@ def test_what_cannot_be_written_or_evaluated_is_refused_before_training(tmp_path
     custom = nn.Sequential(nn.Dense(tiny.N_IN, 4, LIF(surrogate=surrogates.Custom(abs))), nn.Dense(4, 4, LI()))
     with pytest.raises(ParameterError, match="Custom surrogate cannot be written"):
         tiny.run(tmp_path, net=custom)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file: File exists; give another folder"):
+        tiny.run(tmp_path / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match="no permission to write; give another folder"):
+        tiny.run(tmp_path)
     with pytest.raises(DataError, match="val holds no sample"):
         tiny.run(val=tiny.Recordings(0, seed=2))
 
