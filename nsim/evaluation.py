@@ -9,6 +9,7 @@ import numpy as np
 
 from nsim import losses
 from nsim.errors import DataError
+from nsim.events import step_mask
 from nsim.tape import no_grad
 
 LAYERED = ("spikes_per_neuron", "active_fraction", "density")  # lists over the hidden spiking layers
@@ -144,7 +145,7 @@ def _class_scores(output, lengths):
     """[B, C] from a readout, a readout at every step (its sum over true steps) or spikes (their counts)."""
     scores = (output.counts() if hasattr(output, "counts") else output).numpy()
     if scores.ndim == 3:
-        scores = np.where(losses.step_mask(lengths, *scores.shape[:2])[:, :, None], scores, 0).sum(axis=1)
+        scores = np.where(step_mask(lengths, *scores.shape[:2])[:, :, None], scores, 0).sum(axis=1)
     return scores
 
 

@@ -342,6 +342,16 @@ def bins(us: np.ndarray, dt: float, binning: str) -> np.ndarray:
     raise ParameterError(f'binning = {binning!r}: expected "floor" or "round"')
 
 
+def step_mask(lengths, batch: int, steps: int) -> np.ndarray:
+    """True where a step belongs to its sample, bool [B, T]; everywhere if `lengths` is None."""
+    if lengths is None:
+        return np.ones((batch, steps), bool)
+    lengths = np.asarray(lengths)
+    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > steps:
+        raise ShapeError(f"lengths {lengths}: expected 1 to {steps} steps for each of {batch} samples")
+    return np.arange(steps) < lengths[:, None]
+
+
 def _checked(lengths, shape):
     """Lengths that a user gave, as int64 [B]."""
     if lengths is None:

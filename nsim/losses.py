@@ -7,6 +7,7 @@ import numpy as np
 from nsim import ops
 from nsim.backend import per_device
 from nsim.errors import ParameterError, ShapeError
+from nsim.events import step_mask
 from nsim.tape import Tensor, record
 
 
@@ -168,16 +169,6 @@ def check_labels(labels, batch: int, classes: int) -> np.ndarray:
         k = int(np.argmax(wrong))
         raise ParameterError(f"sample {k} has label {labels[k]}, the output has classes 0 to {classes - 1}")
     return labels.astype(np.int64)
-
-
-def step_mask(lengths, batch: int, steps: int) -> np.ndarray:
-    """True where a step belongs to its sample, bool [B, T]; everywhere if `lengths` is None."""
-    if lengths is None:
-        return np.ones((batch, steps), bool)
-    lengths = np.asarray(lengths)
-    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > steps:
-        raise ShapeError(f"lengths {lengths}: expected 1 to {steps} steps for each of {batch} samples")
-    return np.arange(steps) < lengths[:, None]
 
 
 def _scores(output) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nsim import arrays
 from nsim.backend import check_device, compiled, compiled_surrogate, operations, per_device, single_threaded_blas
-from nsim.events import Spikes, index_dtype
+from nsim.events import Spikes, index_dtype, step_mask
 from nsim.kernels import batch, readout
 from nsim.kernels.drive import Sites
 from nsim.kernels.jit import n_groups
@@ -276,7 +276,9 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
         grad = grad.astype(active.u.dtype)
         if active.dense:
             out = np.broadcast_to(grad[:, None, :], (size, steps, n))
-            out = out if spikes.lengths is None else np.where(_true_steps(spikes), out, 0)
+            out = (
+                out if spikes.lengths is None else np.where(step_mask(spikes.lengths, size, steps)[:, :, None], out, 0)
+            )
         else:
             out = np.zeros(len(active.indices), active.u.dtype)
             over(batch.spread_counts, size, *_entries(active.indptr, spikes), active.indices, grad, out)
@@ -292,18 +294,13 @@ def _entries(indptr, spikes):
     return indptr[begins], indptr[begins + (steps if spikes.lengths is None else spikes.lengths)]
 
 
-def _true_steps(spikes):
-    """bool [B, T, 1]."""
-    return (np.arange(spikes.shape[1]) < _lengths(spikes)[:, None])[:, :, None]
-
-
 def _reached(active, spikes):
     """Whether a neuron has an active site in the true steps of a sample, bool [B, N]."""
-    size, _, n = spikes.shape
+    size, steps, n = spikes.shape
     if active.dense:
         if np.isinf(active.band):
             return np.ones((size, n), bool)
-        return ((np.abs(active.u) < active.band) & _true_steps(spikes)).any(axis=1)
+        return ((np.abs(active.u) < active.band) & step_mask(spikes.lengths, size, steps)[:, :, None]).any(axis=1)
     number = np.zeros((size, n), np.float32)
     over(batch.counts, size, *_entries(active.indptr, spikes), active.indices, np.empty(0, np.float32), number)
     return number > 0

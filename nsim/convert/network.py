@@ -148,19 +148,18 @@ class SpikingNetwork:
             if margin is None and last < steps:
                 return False
             readout = _read(came[sample][:last], schedule.ends[:last])
-            found.classes[sample] = readout[-1].argmax()
-            if last == steps:
-                del came[sample]
-            if margin is None:
-                return True
-            top = np.partition(readout[first:], -2, axis=1)[:, -2:]
-            clear = np.flatnonzero(
-                schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
-            )
-            if len(clear):
-                found.classes[sample], found.steps[sample] = readout[first + clear[0]].argmax(), first + clear[0] + 1
-                came.pop(sample, None)
-            return len(clear) > 0
+            decided = last
+            if margin is not None:
+                top = np.partition(readout[first:], -2, axis=1)[:, -2:]
+                clear = np.flatnonzero(
+                    schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
+                )
+                if len(clear) == 0 and last < steps:
+                    return False
+                decided = first + clear[0] + 1 if len(clear) else last
+            found.classes[sample], found.steps[sample] = readout[decided - 1].argmax(), decided
+            del came[sample]
+            return True
 
         self._run(images, schedule, visit)
         return found
@@ -208,9 +207,8 @@ class SpikingNetwork:
         sending = [p for p in self.populations if p.kind in ("neuron", "relay", "pool")]
         values = {p: np.zeros((len(images), p.size)) for p in sending}
         spikes = {p: np.zeros(len(images), np.int64) for p in sending}
-        synapses = {p: np.zeros(len(images), np.int64) for p in sending}
         passing = [p for p in self.populations if p.kind == "sum"]  # values that go on, graded, without a neuron
-        synapses |= {p: np.zeros(len(images), np.int64) for p in passing}
+        synapses = {p: np.zeros(len(images), np.int64) for p in [*sending, *passing]}
         fan_out = {
             p: sum(link.fan_out for q in self.populations if q.kind != "pool" for s, link in q.edges if s is p)
             for p in synapses

@@ -121,7 +121,7 @@ def test_impossible_conversions_are_refused(change, text):
 
 
 def test_what_cannot_be_converted_is_named():
-    net = ann.Graph()
+    net = ann.Graph(seed=0)
     net.linear(net.flatten(net.relu(net.conv2d(net.max_pool(net.input((2, 8, 8)), 2, name="early"), 2, 3))), 2)
     with pytest.raises(ParameterError, match=r"early: MaxPool\(2\): a maximum of values that are not spikes"):
         convert.to_spiking(net, images())
@@ -139,11 +139,11 @@ def test_what_cannot_be_converted_is_named():
         def __call__(self, x, training=False):
             return x
 
-    net = ann.Graph()
+    net = ann.Graph(seed=0)
     net.linear(net.flatten(net.apply(Leaky(), net.conv2d(net.input((2, 8, 8)), 2, 3), name="leaky")), 2)
     with pytest.raises(ParameterError, match=r"leaky: Leaky: this operation cannot be converted"):
         convert.to_spiking(net, images())
-    net = ann.Graph()
+    net = ann.Graph(seed=0)
     net.linear(net.flatten(net.input((2, 8, 8))), 2)
     with pytest.raises(ParameterError, match="no ReLU"):
         convert.to_spiking(net, images())
