@@ -108,18 +108,14 @@ def _step(net, opt=optim.Adam):
 
 def _cases():
     """Label and training step of each neuron model, with the adjoint that needs no history and with the one that
-    does. Convolutions with one model and the readout: a sweep is what its model and its connection cost, each for
-    itself."""
+    does, in a dense layer and in a convolution."""
     for name, model in MODELS.items():
         forms = {"": {}, " learn": {"learn": [p.name for p in model.parameters]}}
         if name == "LIF":
             forms[" zero"] = {"reset": "zero"}
         for label, options in forms.items():
             neuron = model(**options, surrogate=FAST) if model.spiking else model(**options, reduce="sum")
-            layers = {"": nn.Dense(4, 3, neuron)}
-            if name in ("LIF", "LI") and label != " zero":
-                layers[" conv"] = nn.Conv2d(1, 3, 1, neuron, size=2)
-            for where, layer in layers.items():
+            for where, layer in {"": nn.Dense(4, 3, neuron), " conv": nn.Conv2d(1, 3, 1, neuron, size=2)}.items():
                 after = [nn.Dense(layer.n_out, 2, LI(reduce="sum"))] if model.spiking else []
                 yield f"{name}{label}{where}", nn.Sequential(layer, *after)
     for surrogate in list(surrogates.SURROGATES.values())[1:]:

@@ -12,10 +12,8 @@ def test_every_model_and_direction_is_listed_once():
     for name, model in MODELS.items():
         if model.__module__.startswith("nsim."):
             wanted = {f"sweep.forward {name}", f"sweep.backward {name}"} if model.spiking else set()
-            assert wanted | {f"{'sweep' if model.spiking else 'readout'}.backward {name} learn"} <= set(names)
-    for sweep in ("sweep.forward LIF", "sweep.backward LIF", "sweep.backward LIF learn"):
-        assert f"{sweep} conv" in names
-    for sweep in ("readout.forward LI", "readout.backward LI", "readout.backward LI learn"):
-        assert f"{sweep} conv" in names
+            kind = "sweep" if model.spiking else "readout"
+            wanted |= {f"{kind}.forward {name} conv", f"{kind}.backward {name} conv"}
+            assert wanted | {f"{kind}.backward {name} learn{form}" for form in ("", " conv")} <= set(names)
     assert {"pool.pool", "pool.pool_adjoint", "merge.merge", "merge.union", "merge.pick"} <= set(names)
     assert all(kernel.types and kernel.threads == jit.BLOCK for kernel in registry.kernels())
