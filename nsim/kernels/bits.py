@@ -1,4 +1,4 @@
-"""64 comparisons at once: the bit mask of the neurons that fire or are active, and its lowest set bit."""
+"""64 comparisons at once: the bit mask of the neurons that fire or may be active, and lists made of it."""
 
 import numpy as np
 from llvmlite import ir
@@ -9,6 +9,7 @@ from numba.extending import intrinsic
 from nsim.kernels.jit import LANES, inlined
 
 ONE = np.uint64(1)
+LAST = np.uint64(LANES - 1)
 
 
 def _load_lanes(context, builder, signature, args):
@@ -24,28 +25,14 @@ def _load_lanes(context, builder, signature, args):
 
 
 @intrinsic
-def _positive(typingctx, u, start):
-    """Bit k is set where u[start + k] > 0."""
-
-    def codegen(context, builder, signature, args):
-        lanes, vector, element = _load_lanes(context, builder, signature, args)
-        mask = builder.fcmp_ordered(">", lanes, ir.Constant(vector, [ir.Constant(element, 0.0)] * LANES))
-        return builder.bitcast(mask, ir.IntType(LANES))
-
-    return types.uint64(u, types.intp), codegen
-
-
-@intrinsic
-def _inside(typingctx, u, start, band):
-    """Bit k is set where |u[start + k]| < band."""
+def _above(typingctx, u, start, level):
+    """Bit k is set where u[start + k] > level."""
 
     def codegen(context, builder, signature, args):
         lanes, vector, _ = _load_lanes(context, builder, signature, args)
         one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
         spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        upper = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), spread)
-        lower = builder.fneg(upper)
-        mask = builder.and_(builder.fcmp_ordered("<", lanes, upper), builder.fcmp_ordered(">", lanes, lower))
+        mask = builder.fcmp_ordered(">", lanes, builder.shuffle_vector(one, one, spread))
         return builder.bitcast(mask, ir.IntType(LANES))
 
     return types.uint64(u, types.intp, u.dtype), codegen
@@ -54,34 +41,38 @@ def _inside(typingctx, u, start, band):
 # Plain functions around the intrinsics: an intrinsic is pickled with a random number, and a kernel that closes over a
 # function that names one would never be found in the disk cache.
 @inlined
-def positive(u, start):
-    """Bit k is set where u[start + k] > 0."""
-    return _positive(u, start)
+def above(u, start, level):
+    """Bit k is set where u[start + k] > level."""
+    return _above(u, start, level)
 
 
-@inlined
-def inside(u, start, band):
-    """Bit k is set where |u[start + k]| < band."""
-    return _inside(u, start, band)
-
-
+# Places in the lists are unsigned here: a signed index is asked each time whether it counts from the end.
 @inlined
 def append_bits(mask, start, out, count):
     """Write start + k for each set bit k to out[count:], ascending; returns the new count."""
+    start, count = np.uint64(start), np.uint64(count)
     while mask != 0:
         out[count] = start + trailing_zeros(mask)
-        count += 1
+        count += ONE
         mask &= mask - ONE
-    return count
+    return np.int64(count)
 
 
 @inlined
-def append_sites(mask, start, u, out, out_u, count):
-    """The same, with u[start + k] beside it in out_u."""
-    while mask != 0:
-        n = start + trailing_zeros(mask)
-        out[count] = n
-        out_u[count] = u[n]
-        count += 1
+def append_sorted(mask, start, u, band, fired, k, sites, site_u, m):
+    """Of the neurons start + bit, those with u > 0 go to fired[k:], those with |u| < band to sites[m:] and site_u[m:].
+
+    `mask` is above(u, start, -band). Returns the new k and m. What is written behind them is overwritten or never read.
+    """
+    start, k, m = np.uint64(start), np.uint64(k), np.uint64(m)
+    # The first is taken unseen, since whether there is one cannot be predicted: with none, `start` enters no list.
+    n = start + (trailing_zeros(mask) & LAST)
+    while True:
+        fired[k] = sites[m] = n
+        site_u[m] = u[n]
+        k += np.uint64(u[n] > 0)
+        m += np.uint64(abs(u[n]) < band)
         mask &= mask - ONE
-    return count
+        if mask == 0:
+            return np.int64(k), np.int64(m)
+        n = start + trailing_zeros(mask)

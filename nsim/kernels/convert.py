@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.kernels.bits import append_bits, positive
+from nsim.kernels.bits import above, append_bits
 from nsim.kernels.jit import LANES, inlined, kernel
 from nsim.kernels.runs import add_run
 
@@ -171,7 +171,7 @@ def fire(v, row, size, u, indices, filled):
         for k in range(LANES):
             u[k] = part[k] - below
             part[k] = part[k] - size if part[k] > below else part[k]
-        filled = append_bits(positive(u, 0), start, indices, filled)
+        filled = append_bits(above(u, 0, 0), start, indices, filled)
     return filled
 
 
@@ -187,7 +187,7 @@ def fire_valued(v, row, size, most, back, sent, u, events, filled):
             part[k] -= count * size
             before[k] += count
         first = filled
-        filled = append_bits(positive(u, 0), start, events.indices, filled)
+        filled = append_bits(above(u, 0, 0), start, events.indices, filled)
         for j in range(first, filled):
             events.values[j] = u[LANES + events.indices[j] - start]
     return filled

@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
-from nsim.kernels.bits import append_bits, append_sites, inside, positive
+from nsim.kernels.bits import above, append_bits, append_sorted
 from nsim.kernels.blocks import spread_row, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.jit import LANES, inlined, kernel
@@ -85,9 +85,10 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     @inlined
     def compact(u, band, fired, k, sites, site_u, m, listed):
         for start in range(0, u.shape[0], LANES):
-            k = append_bits(positive(u, start), start, fired, k)
             if listed:
-                m = append_sites(inside(u, start, band), start, u, sites, site_u, m)
+                k, m = append_sorted(above(u, start, -band), start, u, band, fired, k, sites, site_u, m)
+            else:
+                k = append_bits(above(u, start, 0), start, fired, k)
         return k, m
 
     @inlined
@@ -95,7 +96,7 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
         """The spikes before the first step, listed like those of a step: a run that goes on sums them alike."""
         k = 0
         for start in range(0, u.shape[0], LANES):
-            k = append_bits(positive(u, start), start, fired, k)
+            k = append_bits(above(u, start, 0), start, fired, k)
         return k
 
     @register_jitable
