@@ -73,6 +73,18 @@ def test_processes_that_compile_at_once_keep_their_own_code(tmp_path):
             process.wait()
 
 
+def test_what_two_processes_compile_has_different_names(tmp_path):
+    """A process may load the helpers of both models, and the linker takes the first of a name for each."""
+    source = tmp_path / "one.py"
+    source.write_text(
+        "import numpy as np\nfrom nsim.kernels.jit import kernel\n"
+        "@kernel\ndef scale(x):\n    x[0] *= 2\n"
+        "scale(np.ones(1))\nprint(*(code.fndesc.mangled_name for code in scale.overloads.values()))\n"
+    )
+    one, other = (run(source, NUMBA_CACHE_DIR=str(tmp_path / cache), PYTHONHASHSEED="0") for cache in "ab")
+    assert "scale" in one and one != other
+
+
 def test_a_changed_source_or_signature_compiles_anew(tmp_path):
     source = tmp_path / "one.py"
     for factor in (2, 3):

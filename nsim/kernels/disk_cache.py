@@ -4,12 +4,21 @@ Numba numbers the files of one function and keeps the numbers in an index. Two p
 for two models at the same moment both take the next number, and from then on one model runs with the equations of the
 other. Nor does Numba notice a change in a helper of another file. Here the name is a digest of everything, the sources
 in this folder included.
+
+Inside a file, Numba tells the helpers that several models make of one function apart by a number, which each process
+counts from 1. A process that loads what two others compiled may then have different helpers of one name, and the
+linker takes the first for both models. Here that number is random.
 """
 
 import hashlib
+import secrets
+from functools import partial
 from pathlib import Path
 
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+FunctionIdentity._unique_ids = iter(partial(secrets.randbits, 62), None)
 
 SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
