@@ -64,5 +64,5 @@ def exact_kernel(function):
     return cached(njit(**KERNEL | {"fastmath": False})(function), function)
 
 
-# For helpers called once a step: a call would pass each array as seven words on the stack.
-inlined = register_jitable(forceinline=True)
+# For helpers called once a step: a call would pass each array as seven words on the stack. Nobody calls them from C.
+inlined = register_jitable(forceinline=True, no_cfunc_wrapper=True)
