@@ -2,8 +2,8 @@
 
 Numba numbers the files of one function and keeps the numbers in an index. Two processes that compile the same sweep
 for two models at the same moment both take the next number, and from then on one model runs with the equations of the
-other. Nor does Numba notice a change in a helper of another file. Here the name is a digest of everything, the sources
-in this folder included.
+other. Nor does Numba notice a change in a helper of another file, be it one of ours or what a user's model calls. Here
+the name is a digest of everything: the sources in this folder, and what all functions say that the kernel reaches.
 
 Inside a file, Numba tells the helpers that several models make of one function apart by a number, which each process
 counts from 1. A process that loads what two others compiled may then have different helpers of one name, and the
@@ -13,14 +13,48 @@ linker takes the first for both models. Here that number is random.
 import hashlib
 import secrets
 from functools import partial
+from inspect import isfunction, ismodule
 from pathlib import Path
+from types import CodeType
 
+import numpy as np
 from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 FunctionIdentity._unique_ids = iter(partial(secrets.randbits, 62), None)
 
 SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+
+
+def _codes(code):
+    """A code object and those inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _said(function, seen):
+    """What a function and all that it calls say: their code, and the plain values in it. Numba's and NumPy's own
+    functions stand for themselves."""
+    if function in seen or (function.__module__ or "").partition(".")[0] in ("numba", "numpy"):
+        return
+    seen.add(function)
+    codes = list(_codes(function.__code__))
+    for code in codes:
+        yield code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType)]
+    names = sorted({name for code in codes for name in code.co_names})
+    values = [function.__globals__.get(name) for name in names]
+    values += [getattr(module, name, None) for module in filter(ismodule, values) for name in names]
+    values += [cell.cell_contents for cell in function.__closure__ or ()]
+    for value in values:
+        value = getattr(value, "py_func", value)
+        if isfunction(value):
+            yield from _said(value, seen)
+        elif isinstance(value, PLAIN):
+            yield repr(value)
 
 
 class _Files(IndexDataCacheFile):
@@ -37,7 +71,7 @@ class _Files(IndexDataCacheFile):
 
     def _name(self, key):
         # The key holds the signature, the processor, and digests of the bytecode and of what the function closes over.
-        everything = repr((self._version, self._source_stamp, SOURCES, key))
+        everything = repr((self._version, self._source_stamp, SOURCES, self.said, key))
         return self._data_name_pattern.format(number=int(hashlib.sha256(everything.encode()).hexdigest()[:24], 16))
 
 
@@ -46,6 +80,7 @@ class _Cache(FunctionCache):
         super().__init__(function)
         locator = self._impl.locator
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, locator.get_source_stamp())
+        self._cache_file.said = list(_said(function, set()))
 
 
 def cached(compiled, function):
