@@ -106,7 +106,7 @@ def train_and_report(net, parts, s, args, *, transform=None, resume=True, regula
     if resume and (args.out / "last.h5").exists():
         print(f"Going on from {args.out / 'last.h5'}; --fresh starts anew.")
     print(
-        "The first batch waits until the kernels are compiled, some 20 s; they are kept for the next time.", flush=True
+        "The first batch waits until the kernels are compiled, some 15 s; they are kept for the next time.", flush=True
     )
     common = {"batch": s.batch, "dt": s.dt, "steps": s.steps, "binning": "round"}
     fitted = nsim.fit(

@@ -58,7 +58,7 @@ def _said(function, seen):
 
 
 class _Files(IndexDataCacheFile):
-    """Numba's files without their index: whoever comes second writes the same bytes under the same name."""
+    """Numba's files without their index: whoever comes second writes the same code under the same name."""
 
     def save(self, key, data):
         self._save_data(self._name(key), data)
@@ -71,16 +71,15 @@ class _Files(IndexDataCacheFile):
 
     def _name(self, key):
         # The key holds the signature, the processor, and digests of the bytecode and of what the function closes over.
-        everything = repr((self._version, self._source_stamp, SOURCES, self.said, key))
+        everything = repr((self._version, self._source_stamp, key))
         return self._data_name_pattern.format(number=int(hashlib.sha256(everything.encode()).hexdigest()[:24], 16))
 
 
 class _Cache(FunctionCache):
     def __init__(self, function):
         super().__init__(function)
-        locator = self._impl.locator
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, locator.get_source_stamp())
-        self._cache_file.said = list(_said(function, set()))
+        stamp = self._impl.locator.get_source_stamp(), SOURCES, list(_said(function, set()))
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
 
 def cached(compiled, function):
