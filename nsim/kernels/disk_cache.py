@@ -3,7 +3,7 @@
 Numba numbers the files of one function and keeps the numbers in an index. Two processes that compile the same sweep
 for two models at the same moment both take the next number, and from then on one model runs with the equations of the
 other. Nor does Numba notice a change in a helper of another file, be it one of ours or what a user's model calls. Here
-the name is a digest of everything: the sources in this folder, and what all functions say that the kernel reaches.
+the name is a digest of everything: the sources in this folder, and every function that the kernel reaches.
 
 Inside a file, Numba tells the helpers that several models make of one function apart by a number, which each process
 counts from 1. A process that loads what two others compiled may then have different helpers of one name, and the
@@ -36,9 +36,9 @@ def _codes(code):
             yield from _codes(constant)
 
 
-def _said(function, seen):
-    """What a function and all that it calls say: their code, and the plain values in it. Numba's and NumPy's own
-    functions stand for themselves."""
+def _fingerprint(function, seen):
+    """What tells a function apart, with all that it calls: their code, and the plain values in it. Numba's and NumPy's
+    own functions are left out."""
     if function in seen or (function.__module__ or "").partition(".")[0] in ("numba", "numpy"):
         return
     seen.add(function)
@@ -52,7 +52,7 @@ def _said(function, seen):
     for value in values:
         value = getattr(value, "py_func", value)
         if isfunction(value):
-            yield from _said(value, seen)
+            yield from _fingerprint(value, seen)
         elif isinstance(value, PLAIN):
             yield repr(value)
 
@@ -78,7 +78,7 @@ class _Files(IndexDataCacheFile):
 class _Cache(FunctionCache):
     def __init__(self, function):
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp(), SOURCES, list(_said(function, set()))
+        stamp = self._impl.locator.get_source_stamp(), SOURCES, list(_fingerprint(function, set()))
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
 
