@@ -276,9 +276,8 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
         grad = grad.astype(active.u.dtype)
         if active.dense:
             out = np.broadcast_to(grad[:, None, :], (size, steps, n))
-            out = (
-                out if spikes.lengths is None else np.where(step_mask(spikes.lengths, size, steps)[:, :, None], out, 0)
-            )
+            if spikes.lengths is not None:
+                out = np.where(step_mask(spikes.lengths, size, steps)[:, :, None], out, 0)
         else:
             out = np.zeros(len(active.indices), active.u.dtype)
             over(batch.spread_counts, size, *_entries(active.indptr, spikes), active.indices, grad, out)
