@@ -111,9 +111,10 @@ RULES = {
 }  # fmt: skip
 
 
-def forward(net, images, thresholds, phases, forced=None):
+def forward(net, images, thresholds, phases, forced=None, floors=()):
     """Values of all nodes {name: Sum}, those of ReLUs quantised; what stands in `forced` {name: array} is taken from
-    there instead, so that each layer can be checked on its own."""
+    there instead, so that each layer can be checked on its own. What a maximum in `floors` {name: floor} is of is
+    quantised so much above zero."""
     found = {}
     for node in net:
         kind = type(node.operation).__name__
@@ -127,6 +128,10 @@ def forward(net, images, thresholds, phases, forced=None):
                 value = forced[node.name].astype(float)
                 levels = np.rint(value * 2.0**phases / thresholds[node.name])
             found[node.name] = Sum(value, value, bits(levels))
+        elif node.name in floors:
+            below, floor = found[node.inputs[0].name], floors[node.name]
+            value, levels = quantised(below.value + floor, thresholds[node.name], phases)
+            found[node.name] = _max(node.operation, Sum(value - floor, value + floor, bits(levels) + 1))
         else:
             found[node.name] = RULES[kind](node.operation, *(found[i.name] for i in node.inputs))
     return found

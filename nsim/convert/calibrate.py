@@ -15,6 +15,7 @@ import numpy as np
 from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
+from nsim.convert.neurons import number
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
 from nsim.kernels.threads import over
@@ -83,34 +84,42 @@ class Histogram:
 def batches(calibration) -> Iterable[np.ndarray]:
     """Calibration images as batches: of an array, or those of an iterable, or the first of each of its pairs."""
     if isinstance(calibration, np.ndarray):
-        if calibration.ndim < 2 or len(calibration) == 0:
-            raise ShapeError(
-                f"calibration of shape {calibration.shape}: expected images [batch, channels, height, width]"
-            )
+        _images(calibration)
         return (calibration[k : k + BATCH] for k in range(0, len(calibration), BATCH))
-    if not isinstance(calibration, Iterable):
+    if not isinstance(calibration, Iterable) or isinstance(calibration, (str, bytes)):
         raise ParameterError(f"calibration is a {type(calibration).__name__}; expected an array or batches of images")
-    return (np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in calibration)
+    return (_images(np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)) for batch in calibration)
+
+
+def _images(batch):
+    if batch.ndim < 2 or len(batch) == 0:
+        raise ShapeError(f"calibration of shape {batch.shape}: expected images [batch, channels, height, width]")
+    return batch
 
 
 def thresholds(
-    net: Graph, parts: Iterable[np.ndarray], percentile: float | None, per_channel: bool, levels: int | None = None
-) -> tuple[dict, tuple]:  # fmt: skip
-    """Threshold of each ReLU, {name: float64 [1] or [C]}, and the shape of an image; see `to_spiking`. Without a
-    percentile, those of least error for so many levels.
+    net: Graph, parts: Iterable[np.ndarray], percentile: float | None, per_channel: bool, levels: int | None = None,
+    raised: Iterable[str] = (),
+) -> tuple[dict, dict, tuple]:  # fmt: skip
+    """Thresholds of ReLUs and raised pools and floors of the latter, each {name: float64 [1] or [C]}, and the shape of
+    an image; see `to_spiking` and `nsim.convert.lower`. Without a percentile, thresholds of least error for so many
+    levels; for raised pools then from the 99.9 percentile on both sides.
 
-    A channel that never was active takes its layer's threshold.
+    A channel of which the percentile is 0 takes its maximum; one that never was active takes its layer's threshold.
 
     Raises
     ------
     ParameterError
         If percentile is not above 0 and at most 100, there are no images, or a whole layer was never active.
     """
-    if percentile is not None and (isinstance(percentile, str) or not 0 < percentile <= 100):
+    if percentile is not None and not (number(percentile) and 0 < percentile <= 100):
         raise ParameterError(f"percentile = {percentile!r}; expected a number above 0, at most 100 (the maximum)")
-    nodes = [node for node in net if isinstance(node.operation, ann.ReLU)]
-    cuts = CHANNEL_PARTS if per_channel else PARTS
-    found = {node.name: Histogram(node.shape[-1] if per_channel else 1, cuts) for node in nodes}
+    raised, cuts = set(raised), CHANNEL_PARTS if per_channel else PARTS
+    nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]
+    found, below = (
+        {node.name: Histogram(node.shape[-1] if per_channel else 1, cuts) for node in some}
+        for some in (nodes, [node for node in nodes if node.name in raised])
+    )
     seen, shape = 0, None
     for images in parts:
         if shape not in (None, images.shape[1:]):
@@ -122,22 +131,23 @@ def thresholds(
             _, kept = net.forward(images[start : start + most], keep=found)
 
             def work(k, kept=kept):
-                found[nodes[k].name].add(kept[nodes[k].name])
+                name = nodes[k].name
+                if name in below:
+                    below[name].add(np.maximum(-kept[name], 0))
+                found[name].add(np.maximum(kept[name], 0) if name in below else kept[name])
 
             parallel.each(work, len(nodes))
         seen += len(images)
     if seen == 0:
         raise ParameterError("calibration holds no images; give some that the network was trained on")
-    values = {
-        name: histogram.least_error(levels) if percentile is None else histogram.percentile(percentile)
-        for name, histogram in found.items()
-    }
-    for name, value in values.items():
+    percent = 99.9 if percentile is None else percentile
+    floors = {name: histogram.percentile(percent) for name, histogram in below.items()}
+    values = {}
+    for name, histogram in found.items():
+        least = percentile is None and name not in below
+        value = histogram.least_error(levels) if least else histogram.percentile(percent)
+        value = np.where(value > 0, value, histogram.largest) + floors.get(name, 0.0)
         if not value.max() > 0:
-            which = "largest" if percentile is None else f"{percentile} percentile"
-            raise ParameterError(
-                f"{name}: the {which} of its activations is 0 on {seen} calibration images; give more or other "
-                "images" + ("" if percentile is None else ", or a higher percentile")
-            )
-        value[value == 0] = value.max()
-    return values, shape
+            raise ParameterError(f"{name}: never active on {seen} calibration images; give more or other images")
+        values[name] = np.where(value > 0, value, value.max())
+    return values, floors, shape

@@ -27,7 +27,7 @@ def enough(shapes: dict) -> int:
     return max(1, min(MOST, MEMORY // largest))
 
 
-def corrections(net: Graph, levels: int, scales: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+def corrections(net: Graph, levels: int, scales: dict, floors: dict, images: np.ndarray) -> dict[str, np.ndarray]:
     """{name of a ReLU: float64 [C], to be added to what its neurons take in}, for ReLUs cut into `levels` steps."""
     turned = images if images.ndim == 2 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     nodes, found = net.nodes, {}
@@ -43,6 +43,9 @@ def corrections(net: Graph, levels: int, scales: dict, images: np.ndarray) -> di
             else:
                 for values in (exact, coarse):
                     values[node.name] = node.operation(*(values[i.name] for i in node.inputs), training=False)
+                if node.name in floors:  # rounding rises, so that it may come behind the maximum
+                    z, floor = coarse[node.name].data, floors[node.name]
+                    coarse[node.name] = Tensor(_sent(z + floor, scales[node.name], levels) - np.float32(floor))
             for source in node.inputs:
                 if last[source.name] == node.name:
                     exact.pop(source.name, None), coarse.pop(source.name, None)
@@ -51,12 +54,13 @@ def corrections(net: Graph, levels: int, scales: dict, images: np.ndarray) -> di
 
 def _one(a, z, scale, levels):
     """The shift of each channel of one layer, and what it sends with it."""
-    shift, step = np.zeros(a.shape[-1]), scale / levels
-    axes = tuple(range(a.ndim - 1))
-
-    def sent():
-        return (np.clip(np.floor((z + shift) / step + 0.5), 0, levels - 1) * step).astype(np.float32)
-
+    shift, axes = np.zeros(a.shape[-1]), tuple(range(a.ndim - 1))
     for _ in range(TURNS):
-        shift += (a - sent()).mean(axis=axes, dtype=np.float64)
-    return shift, sent()
+        shift += (a - _sent(z + shift, scale, levels)).mean(axis=axes, dtype=np.float64)
+    return shift, _sent(z + shift, scale, levels)
+
+
+def _sent(z, scale, levels):
+    """What neurons send that take in z, float32."""
+    step = scale / levels
+    return (np.clip(np.floor(z / step + 0.5), 0, levels - 1) * step).astype(np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 from nsim.ann.graph import Graph
 from nsim.convert.calibrate import batches, thresholds
 from nsim.convert.correct import MOST, corrections, enough
-from nsim.convert.lower import lower
+from nsim.convert.lower import lower, pools
 from nsim.convert.network import SpikingNetwork
 from nsim.convert.neurons import Bistable, Code
 from nsim.errors import ParameterError
@@ -21,7 +21,8 @@ def to_spiking(
 
     Every ReLU becomes a layer of spiking neurons; batch norm and thresholds are folded into the weights between them;
     average pooling and additions become part of what the neurons sum; a maximum pooling passes the spikes of the
-    largest value. The images enter as a constant drive of the first layer, and the output is a sum without spikes.
+    largest value, and gets neurons of its own where it is of values that may be negative and that are no ReLU's. The
+    images enter as a constant drive of the first layer, and the output is a sum without spikes.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ def to_spiking(
     neuron : convert.Bistable, default phases=4; convert.IF or convert.Phase
     percentile : float, optional
         Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to
-        0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact. Default: 99.9, or, for
-        bistable neurons, the threshold with the least squared error of what a cycle sends, which rises with K.
+        0.03 % (layer-wise) or 0.8 % (channel-wise) of its value; the maximum is exact. A channel of which it is 0 takes
+        its own maximum. Default: 99.9, or, for bistable neurons, the threshold with the least squared error of what a
+        cycle sends, which rises with K.
     per_channel : bool
         One threshold for each channel, or, with False, one for each layer. Channels differ: with thresholds of their
         own the readout of a ResNet-20 at 4 phases is off by a tenth less.
@@ -67,16 +69,17 @@ def to_spiking(
         )
     if percentile is None and not neuron.staged:
         percentile = 99.9
+    raised = [name for name, kind in pools(net).items() if kind == "raised"]
     first, levels = [], neuron.levels(1) if neuron.staged else None
     parts = batches(calibration)
     if correct_bias:
         parts = _watched(parts, first)
-    scales, shape = thresholds(net, parts, percentile, per_channel, levels)
+    scales, floors, shape = thresholds(net, parts, percentile, per_channel, levels, raised)
     shapes = net.shapes(shape)
     shifts = {}
     if correct_bias:
-        shifts = corrections(net, neuron.levels(1), scales, np.concatenate(first)[: enough(shapes)])
-    return assemble(net, neuron, scales, shapes, shifts)
+        shifts = corrections(net, neuron.levels(1), scales, floors, np.concatenate(first)[: enough(shapes)])
+    return assemble(net, neuron, scales, shapes, shifts, floors)
 
 
 def _watched(parts, first):
@@ -87,7 +90,7 @@ def _watched(parts, first):
         yield images
 
 
-def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict, shifts: dict | None = None) -> SpikingNetwork:
-    """The same from known thresholds {name of a ReLU: float64 [1] or [C]}, shapes {name of a node: shape}, and
-    corrections of the biases {name of a ReLU: float64 [C]}."""
-    return SpikingNetwork(lower(net, shapes, scales, neuron.staged), neuron, scales, shapes, shifts or {})
+def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict, shifts=None, floors=None) -> SpikingNetwork:
+    """The same from known thresholds {name of a ReLU or of a raised pool: float64 [1] or [C]}, shapes {name of a node:
+    shape}, corrections of the biases {name of a ReLU: float64 [C]}, and floors {name of a raised pool: as scales}."""
+    return SpikingNetwork(lower(net, shapes, scales, floors or {}, neuron.staged), neuron, scales, shapes, shifts or {})

@@ -6,7 +6,7 @@ Batch norm, thresholds and shortcuts are folded into these as factors of their c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -16,8 +16,32 @@ from nsim.kernels.convert import Taps
 from nsim.windows import Windows as Reach
 from nsim.windows import packed
 
+
+class Packed(NamedTuple):
+    """A map as kernels read it: taps, or, where starts is not empty, sparse rows; see `nsim.kernels.convert.Edge`."""
+
+    taps: Taps
+    starts: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def fan_out(self) -> np.ndarray:
+        """Number of synapses of each neuron that the map reads."""
+        if len(self.starts):
+            return np.diff(self.starts)
+        down, across = self.taps.spots[:, 2].astype(np.int64), self.taps.spots[:, 3]
+        return np.repeat(down * across * (self.taps.channels_out // self.taps.groups), self.taps.channels)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights, and of the tables that say what they reach."""
+        return sum(part.nbytes for part in (*self.taps, *self[1:]) if isinstance(part, np.ndarray))
+
+
 NO_TAPS = Taps(np.zeros((1, 1), np.float32), np.zeros((1, 4), np.int32), 1, 1 << 40, 1, 1, 1, 1)
 NO_ROWS = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+NOTHING = Packed(NO_TAPS, *NO_ROWS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +86,7 @@ class Convolution:
         reads = np.asarray(before).reshape(self.groups, inner).T.repeat(outer // self.groups, axis=1)
         return replace(self, weight=self.weight * reads * after)
 
-    def packed(self):
+    def packed(self) -> Packed:
         """Taps, and no sparse rows."""
         channels_in, channels_out = self.weight.shape[2] * self.groups, self.weight.shape[3]
         rows = arrays.copied(packed(self.weight, self.window, self.groups), np.float32)
@@ -73,16 +97,8 @@ class Convolution:
         tap = down[..., 2] * rows.shape[1] + across[..., 2] * (channels_out // self.groups)
         spots = np.stack(np.broadcast_arrays(first, tap, down[..., 1], across[..., 1]), axis=-1)
         spots = arrays.copied(spots.reshape(-1, 4), np.int32)
-        return Taps(
-            rows, spots, channels_in, _inverse(channels_in), height, channels_out, width_out, self.groups
-        ), *NO_ROWS
-
-    @cached_property
-    def fan_out(self) -> np.ndarray:
-        """Number of synapses of each neuron that it reads."""
-        down, across = (self.window.reach(axis)[:, 1].astype(np.int64) for axis in (0, 1))
-        channels_in = self.weight.shape[2] * self.groups
-        return np.repeat(np.outer(down, across).ravel() * (self.weight.shape[3] // self.groups), channels_in)
+        inverse = _inverse(channels_in)
+        return Packed(Taps(rows, spots, channels_in, inverse, height, channels_out, width_out, self.groups), *NO_ROWS)
 
 
 @dataclass(frozen=True)
@@ -95,16 +111,12 @@ class Matrix:
         n_in, n_out = self.weight.shape
         return Matrix(self.weight * along(before, n_in)[:, None] * along(after, n_out))
 
-    def packed(self):
+    def packed(self) -> Packed:
         """A convolution over a picture of one place, whose channels are the neurons."""
         rows = arrays.copied(self.weight, np.float32)
         spots = np.array([[0, 0, 1, 1]], np.int32)
         n_in, n_out = rows.shape
-        return Taps(rows, spots, n_in, _inverse(n_in), 1, n_out, 1, 1), *NO_ROWS
-
-    @cached_property
-    def fan_out(self) -> np.ndarray:
-        return np.full(self.weight.shape[0], self.weight.shape[1])
+        return Packed(Taps(rows, spots, n_in, _inverse(n_in), 1, n_out, 1, 1), *NO_ROWS)
 
 
 @dataclass(frozen=True)
@@ -121,13 +133,9 @@ class Sparse:
     def then(self, other: Sparse) -> Sparse:
         return Sparse((self.weight @ other.weight).tocsr())
 
-    def packed(self):
+    def packed(self) -> Packed:
         w = self.weight
-        return NO_TAPS, w.indptr.astype(np.int64), w.indices.astype(np.int32), w.data.astype(np.float32)
-
-    @cached_property
-    def fan_out(self) -> np.ndarray:
-        return np.diff(self.weight.indptr)
+        return Packed(NO_TAPS, w.indptr.astype(np.int64), w.indices.astype(np.int32), w.data.astype(np.float32))
 
 
 def identity(n) -> Sparse:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
-from nsim.convert.neurons import Code
+from nsim.convert.neurons import Code, number, whole
 from nsim.convert.simulate import Engine, Schedule, Workspace
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import threads
@@ -31,7 +31,7 @@ class Activity(NamedTuple):
     spikes : {name: int64 [B]}, number of spikes of each image; those of relays and pools too
     synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane; those of
         averages and of layers without a neuron too, which send on what came in
-    logits : float32 [B, steps, classes]
+    logits : float32 [B, steps, classes], as of a call
     """
 
     values: dict
@@ -43,20 +43,20 @@ class Activity(NamedTuple):
 class SpikingNetwork:
     """A converted network; see `to_spiking`.
 
-    shape : of an image, (C, H, W) or (N,)
-    code : the neuron's code; thresholds : {name of a ReLU: float64 [C] or [1]}
+    shape : of an image, (C, H, W) or (N,); shapes : {name of a node of the network: (H, W, C) or (N,)}
+    code : the neuron's code; thresholds : {name of a ReLU or of a raised pool: float64 [C] or [1]}
     populations : in the order in which they are computed; see `nsim.convert.lower.Population`
     shifts : {name of a ReLU: float64 [C]}, corrections of its bias, empty without `correct_bias`
     first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
     """
 
     def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict):
-        self.populations, self.code, self.thresholds, self._shapes = populations, code, thresholds, shapes
+        self.populations, self.code, self.thresholds, self.shapes = populations, code, thresholds, shapes
         self.shifts = shifts
         self.shape = _outside(next(iter(shapes.values())))
         self.engine = Engine(populations, code)
         self.first_answer = code.first_answer(populations[-1].depth)
-        self._spiking = {p.name for p in populations if p.kind in ("neuron", "pool")}
+        self._spiking = {p.holds: p.floor for p in populations if p.holds is not None}
         driven = [p for p in populations if p.drive is not None]
         # Copies, so that training the network further does not change what was converted.
         self._seen = {p: deepcopy(p.drive) for p in driven if reads_images(p.drive, self._spiking)}
@@ -66,9 +66,9 @@ class SpikingNetwork:
 
     def _drive(self, p, node, images=None):
         """Analog drive in units of the thresholds, [1 or B, N padded]."""
-        value = without_spikes(node, self._spiking, self._shapes, images)
+        value = without_spikes(node, self._spiking, self.shapes, images)
         if p.kind == "neuron":  # a readout may have the name of a ReLU, but not its shift
-            value = value + self.shifts.get(p.name, 0.0)
+            value = value + self.shifts.get(p.name, 0.0) + p.floor
         value = value / p.scale
         full = np.full((len(value), padded(p.size)), -2, np.float32)  # whatever they start with, no padding fires
         full[:, : p.size] = value.reshape(len(value), -1)
@@ -95,7 +95,7 @@ class SpikingNetwork:
 
         Returns
         -------
-        float32 [B, steps, classes] (or [B, steps, H, W, C]): the mean over the stages complete, zero before the first
+        float32 [B, steps, classes] (or [B, steps, C, H, W]): the mean over the stages complete, zero before the first
 
         Raises
         ------
@@ -111,7 +111,7 @@ class SpikingNetwork:
         self._run(images, schedule, visit)
         for sample in range(len(out)):
             out[sample] = _read(out[sample], schedule.ends)
-        return out.reshape(len(images), steps, *self.populations[-1].shape)
+        return self._logits(out)
 
     def predict(self, images, steps: int, *, margin: float | None = None, every: int = 4) -> Prediction:
         """Classes, with an early end for images whose decision is clear.
@@ -135,7 +135,7 @@ class SpikingNetwork:
         classes = self.populations[-1].size
         if len(self.populations[-1].shape) != 1 or classes < 2:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
-        if margin is not None and not margin > 0:
+        if margin is not None and not (number(margin) and margin > 0):
             raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
         if last_step < self.first_answer:
             raise ParameterError(f"predict: steps = {steps}; the first complete answer comes after {self.first_answer}")
@@ -165,7 +165,8 @@ class SpikingNetwork:
         return found
 
     def stream(self, images) -> np.ndarray:
-        """Images one after the other, a new one every K steps: readout [B, classes] after (n + B) K steps in all.
+        """Images one after the other, a new one every K steps: readout [B, classes] (or [B, C, H, W]) after (n + B) K
+        steps in all.
 
         For `Bistable(pipelined=True)`: with two membranes a layer takes in an image while it sends the one before.
 
@@ -196,7 +197,7 @@ class SpikingNetwork:
                             out[start + part[begin // cycle - depth]] = came.sum(axis=0)
 
             threads.over(work, len(parts))
-        return out.reshape(len(images), *end.shape)
+        return self._logits(out)
 
     def activity(self, images, steps: int) -> Activity:
         """What each population sends in a run: decoded values, spikes, synaptic operations. See `Activity`.
@@ -209,10 +210,8 @@ class SpikingNetwork:
         spikes = {p: np.zeros(len(images), np.int64) for p in sending}
         passing = [p for p in self.populations if p.kind == "sum"]  # values that go on, graded, without a neuron
         synapses = {p: np.zeros(len(images), np.int64) for p in [*sending, *passing]}
-        fan_out = {
-            p: sum(link.fan_out for q in self.populations if q.kind != "pool" for s, link in q.edges if s is p)
-            for p in synapses
-        }
+        readers = [(source, link) for q in self.populations if q.kind != "pool" for source, link in q.edges]
+        fan_out = {p: sum(link.fan_out for source, link in readers if source is p) for p in synapses}
         whole = steps // self.code.cycle * self.code.cycle  # a stage that is not complete has no value
         out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
 
@@ -240,9 +239,15 @@ class SpikingNetwork:
         for p in sending:
             stages = max(1, self.code.sent(steps, p.depth))
             value = values[p].reshape(len(images), *p.shape) * (p.scale / stages)
-            decoded[p.name] = value.astype(np.float32)
+            decoded[p.name] = (value - p.floor).astype(np.float32)
         named = [{p.name: table[p] for p in table} for table in (spikes, synapses)]
-        return Activity(decoded, *named, out.reshape(len(images), steps, *self.populations[-1].shape))
+        return Activity(decoded, *named, self._logits(out))
+
+    def _logits(self, out):
+        """The readout [..., N] in the shape of the network's output, where channels come first."""
+        shape = self.populations[-1].shape
+        out = out.reshape(*out.shape[:-1], *shape)
+        return out if len(shape) == 1 else np.ascontiguousarray(np.moveaxis(out, -1, -3))
 
     def _drives(self, images):
         turned = images if images.ndim == 2 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
@@ -280,7 +285,7 @@ class SpikingNetwork:
         images = np.asarray(images)
         if images.dtype != np.float32:
             raise ParameterError(
-                f"images have dtype {images.dtype}, expected float32, normalised as the network expects; pass "
+                f"images have dtype {images.dtype}, expected float32: normalise them as the network expects and pass "
                 "images.astype(np.float32)"
             )
         if images.ndim < 2 or len(images) == 0 or images.shape[1:] != self.shape:
@@ -307,7 +312,7 @@ def _outside(shape):
 
 
 def _whole(steps):
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+    if not (whole(steps) and steps >= 1):
         raise ParameterError(f"steps = {steps!r}; expected a whole number of at least 1")
     return int(steps)
 

@@ -6,6 +6,8 @@ sizes are in units of the threshold lambda, so that a membrane at 1 stands for l
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import numpy as np
 
 from nsim.errors import ParameterError
@@ -64,8 +66,18 @@ def _steps(total, size, **known):
     return Steps(size=size.astype(np.float32), **full)
 
 
+def number(value) -> bool:
+    """Whether an option is a real number; NaN and truth values are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
+
+
+def whole(value) -> bool:
+    """Whether an option is a whole number; truth values are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _phases(kind, phases):
-    if isinstance(phases, bool) or int(phases) != phases or not 1 <= phases <= 16:
+    if not (whole(phases) and 1 <= phases <= 16):
         raise ParameterError(f"convert.{kind}: phases = {phases!r}; expected a whole number from 1 to 16")
     return int(phases)
 
@@ -160,10 +172,10 @@ class IF(Code):
     """
 
     def __init__(self, v_init="half", *, signed=False, burst=1):
-        value = {"half": 0.5, "zero": 0.0}.get(v_init, v_init)
-        if isinstance(value, str) or not 0 <= value <= 1:
+        value = {"half": 0.5, "zero": 0.0}.get(v_init, v_init) if isinstance(v_init, str) else v_init
+        if not (number(value) and 0 <= value <= 1):
             raise ParameterError(f'convert.IF: v_init = {v_init!r}; expected "half", "zero" or a number from 0 to 1')
-        if isinstance(burst, bool) or int(burst) != burst or burst < 1:
+        if not (whole(burst) and burst >= 1):
             raise ParameterError(f"convert.IF: burst = {burst!r}; expected a whole number of at least 1")
         self.v_init, self.signed, self.burst = float(value), bool(signed), int(burst)
 
@@ -208,7 +220,7 @@ class Phase(Code):
         k = np.arange(total) % self.phases
         share = 0.5 ** (1 + k) / (1 - 0.5**self.phases)
         first = np.arange(total) == 0
-        return _steps(total, 0.5 ** (1 + k), into=0, out=0, clear=first, share=share, fresh=k == 0)
+        return _steps(total, 0.5 ** (1 + k), into=0, out=0, clear=first, share=share, fresh=first)
 
     def ends(self, total, depth):
         return np.arange(total) % self.phases == self.phases - 1

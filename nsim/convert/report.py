@@ -15,7 +15,7 @@ from nsim.errors import ParameterError
 FOLDED = {
     ann.Conv2d: "weights of", ann.Linear: "weights of", ann.BatchNorm: "folded into the weights of",
     ann.Add: "summed by", ann.AvgPool: "average, in the drive of", ann.GlobalAvgPool: "average, in the drive of",
-    ann.Flatten: "order of the weights of",
+    ann.Flatten: "order of the weights of", ann.MaxPool: "maximum, in the drive of",
 }  # fmt: skip
 
 
@@ -29,36 +29,54 @@ class Fate(NamedTuple):
 
 
 def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
-    """What became of each node of the network that was converted, one entry each, in order; relays at the end.
+    """What became of each node of the network that was converted, one entry each, in order; then the populations that
+    no node stands for: relays, and neurons that send what a maximum is taken of.
 
     Every ReLU stands there as a layer of spiking neurons: `to_spiking` refuses what it cannot convert, by name. Analog
-    are the drive of the layers that read the images, and the readout, and they are named so.
+    are what is computed from the images before the first neurons, and the readout, and they are named so.
+
+    Raises
+    ------
+    ParameterError
+        If `snn` was made from another network.
     """
-    made = {p.name: p for p in snn.populations if p.kind in ("neuron", "pool")}
-    seen = {p.name for p in snn.populations_of_images}
-    found = []
+    _check(net, snn, "coverage")
+    made = {p.name: p for p in snn.populations if p.kind in ("neuron", "pool", "relay")}
+    analog, found = snn.analog_nodes(), []
     for node in net:
-        kind = type(node.operation).__name__
-        p = made.get(node.name)
-        if not node.inputs:
-            words = f"analog: constant drive of {', '.join(sorted(seen)) or 'nothing'}"
-        elif p is None:
-            words = f"{_folded(node.operation)} {', '.join(_readers(net, node, made)) or 'the readout, which sums'}"
-        elif p.kind == "pool":
-            words = f"gate that passes the largest of each window, depth {p.depth}"
+        p = made.pop(node.name, None)
+        if p is not None:
+            words = _words(snn, p)
+        elif not node.inputs:
+            seen = sorted(p.name for p in snn.populations_of_images)
+            words = f"analog: constant drive of {', '.join(seen) or 'nothing'}"
         else:
-            words = f"{snn.code}, {p.size:,} neurons, depth {p.depth}, threshold {_span(p.scale)}"
-        found.append(Fate(node.name, kind, words, p is not None))
-    relays = [p for p in snn.populations if p.kind == "relay"]
-    return found + [Fate(p.name, "relay", f"{p.size:,} synchronous neurons, depth {p.depth}", True) for p in relays]
+            readers = ", ".join(_readers(net, node, snn)) or "the readout, an analog sum"
+            words = f"{'analog: ' * (node.name in analog)}{_folded(node.operation)} {readers}"
+        found.append(Fate(node.name, type(node.operation).__name__, words, p is not None))
+    return found + [Fate(p.name, p.kind, _words(snn, p), True) for p in made.values()]
+
+
+def _check(net, snn, what):
+    if net.shapes(snn.shape) != snn.shapes:
+        raise ParameterError(f"{what}: this is not the network that was converted: its nodes or their shapes differ")
+
+
+def _words(snn, p):
+    if p.kind == "pool":
+        return f"gate that passes the largest of each window, depth {p.depth}"
+    if p.kind == "relay":
+        return f"{p.size:,} synchronous neurons, depth {p.depth}"
+    return f"{snn.code}, {p.size:,} neurons, depth {p.depth}, threshold {_span(p.scale)}"
 
 
 def _folded(operation):
     return next(words for kind, words in FOLDED.items() if isinstance(operation, kind))
 
 
-def _readers(net, node, made):
-    """Names of the layers whose sum a node is part of."""
+def _readers(net, node, snn):
+    """Names of the nodes that spike and whose sum a node is part of."""
+    made = {p.name for p in snn.populations if p.kind in ("neuron", "pool")}
     found, stack, seen = [], [node], set()
     while stack:
         for reader in net.consumers(stack.pop()):
@@ -107,19 +125,18 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
     Raises
     ------
     ParameterError
-        If steps is below `snn.first_answer`.
+        If steps is below `snn.first_answer`, or `snn` was made from another network.
     """
+    _check(net, snn, "error_split")
     if steps < snn.first_answer:
         raise ParameterError(f"error_split: steps = {steps}; the first complete answer comes after {snn.first_answer}")
     layers = [p for p in snn.populations if p.kind == "neuron"]
+    ends = [p.gate or p for p in layers]  # where a gate is behind them, its values are those that the network knows
     sent = snn.activity(images, steps).values
-    _, kept = net.forward(images, keep={p.name for p in layers})
+    _, kept = net.forward(images, keep={end.holds for end in ends})
     rows = []
-    for p in layers:
-        # A pool that waited for its ReLU holds what is the ReLU's in the network: its neurons take in what is below it.
-        below = net[p.name].inputs[0].name
-        name = p.name if p.drive.name == below else below
-        a, b = kept[p.name].astype(np.float64), sent[name].astype(np.float64)
+    for p, end in zip(layers, ends, strict=True):
+        a, b = (values.astype(np.float64) + p.floor for values in (kept[end.holds], sent[end.name]))
         levels = snn.code.levels(snn.code.sent(steps, p.depth))
         step = p.scale / levels
         clipped = np.minimum(a, p.scale * snn.code.top(levels))
@@ -149,13 +166,19 @@ class Cost(NamedTuple):
 
 
 def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
-    """Spikes and synaptic operations of an image, beside the multiply-adds of the network that was converted."""
+    """Spikes and synaptic operations of an image, beside the multiply-adds of the network that was converted.
+
+    Raises
+    ------
+    ParameterError
+        If `snn` was made from another network.
+    """
+    _check(net, snn, "cost")
     found = snn.activity(images, steps)
     none = np.zeros(1)
     by_layer = {name: (found.spikes.get(name, none).mean(), found.synapses[name].mean()) for name in found.synapses}
     spikes, synapses = (sum(pair[k] for pair in by_layer.values()) for k in (0, 1))
-    shapes = net.shapes(np.shape(images)[1:])
-    every = {node.name: _multiply_adds(node, shapes) for node in net}
+    every = {node.name: _multiply_adds(node, snn.shapes) for node in net}
     analog = sum(every[name] for name in snn.analog_nodes())
     neurons = {p.name: p.size for p in snn.populations if p.kind in ("neuron", "relay")}
     rate = sum(by_layer[name][0] for name in neurons) / sum(neurons.values()) / steps

@@ -6,13 +6,11 @@ membranes are kept, so that memory does not grow with the number of steps, and a
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from nsim import arrays
 from nsim.convert.lower import Population
-from nsim.convert.maps import NO_ROWS, NO_TAPS
+from nsim.convert.maps import NOTHING
 from nsim.convert.neurons import Code
 from nsim.kernels import convert as kernels
 from nsim.kernels.jit import LANES, padded
@@ -38,18 +36,16 @@ class Schedule:
 
 
 class Engine:
-    """Populations with their weights as the kernels read them; shared by all threads."""
+    """Populations and their code; shared by all threads."""
 
     def __init__(self, populations: list[Population], code: Code):
         self.populations, self.code = populations, code
-        self.links = {p: [(source, link.packed()) for source, link in p.edges] for p in populations if p.kind != "pool"}
         self.pooling = {p: _pooling(p) for p in populations if p.kind == "pool"}
 
-    @cached_property
+    @property
     def weight_bytes(self) -> int:
         """Memory of all weights, and of the tables that say what they reach."""
-        packed = [part for links in self.links.values() for _, (taps, *rows) in links for part in (*taps, *rows)]
-        return sum(part.nbytes for part in packed if isinstance(part, np.ndarray))
+        return sum(link.nbytes for p in self.populations if p.kind != "pool" for _, link in p.edges)
 
 
 def _pooling(p):
@@ -68,10 +64,9 @@ class Workspace:
                 self.events[p] = self._events(p, code.valued or p.kind in ("pool", "sum"))
             self.state[p] = self._state(p)
             if p.kind != "pool":
-                links = engine.links[p]
-                self.edges[p] = tuple(kernels.Edge(self.events[source], *link) for source, link in links)
-                if not links:  # reads the images alone; kernels take no empty tuple
-                    self.edges[p] = (kernels.Edge(self._events(p, False), NO_TAPS, *NO_ROWS),)
+                self.edges[p] = tuple(kernels.Edge(self.events[source], *link) for source, link in p.edges)
+                if not p.edges:  # reads the images alone; kernels take no empty tuple
+                    self.edges[p] = (kernels.Edge(self._events(p, False), *NOTHING),)
         self.lanes = np.zeros(2 * LANES, np.float32)
 
     def _events(self, p, valued):

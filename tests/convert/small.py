@@ -25,3 +25,35 @@ def network(pool_first=False, seed=0):
     for name, a in net.named_buffers().items():
         a[...] = rng.uniform(0.5, 2, a.shape) if name.endswith("var") else rng.normal(size=a.shape) / 4
     return net
+
+
+def with_pools(kind, seed=0):
+    """A network with a maximum of values that no ReLU has made: before a batch norm, behind one, of averages, of the
+    images, of another maximum, and one that two ReLUs read."""
+    net = ann.Graph(seed=seed)
+    x = net.input((2, 8, 8))
+    if kind == "images":
+        x = net.max_pool(x, 2, name="pool")
+    x = net.conv2d(x, 4, 3, padding=1)
+    if kind == "before norm":
+        x = net.batch_norm(net.max_pool(net.conv2d(net.relu(x), 4, 3), 2, name="pool"))
+    elif kind == "behind norm":
+        x = net.max_pool(net.batch_norm(net.relu(x)), 2, name="pool")
+    elif kind == "averages":
+        x = net.max_pool(net.avg_pool(net.conv2d(net.relu(x), 4, 3), 2), 2, name="pool")
+    elif kind == "maximum":
+        x = net.max_pool(net.max_pool(net.conv2d(net.relu(x), 4, 3), 2), 2, name="pool")
+    elif kind == "two readers":
+        x = net.max_pool(net.conv2d(net.relu(x), 4, 3), 2, name="pool")
+        x = net.add(net.relu(x), net.conv2d(net.relu(x), 4, 1))
+    x = net.relu(net.conv2d(x, 5, 1))
+    net.linear(net.flatten(x), 3)
+    rng = np.random.default_rng(seed)
+    for node in net:
+        if isinstance(node.operation, ann.BatchNorm):
+            node.operation.weight.data[...] = rng.choice([-1, 1], node.shape[-1]) * rng.uniform(0.5, 2, node.shape[-1])
+            node.operation.bias.data[...] = rng.normal(size=node.shape[-1])
+    return net
+
+
+POOLS = ("images", "before norm", "behind norm", "averages", "maximum", "two readers")

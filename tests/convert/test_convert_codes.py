@@ -160,6 +160,8 @@ def test_only_two_membranes_can_stream():
         (lambda: convert.Bistable(0), "phases = 0"), (lambda: convert.Bistable(2.5), "phases = 2.5"),
         (lambda: convert.Phase(17), "phases = 17"), (lambda: convert.IF("full"), "v_init = 'full'"),
         (lambda: convert.IF(1.5), "v_init = 1.5"), (lambda: convert.IF(burst=0), "burst = 0"),
+        (lambda: convert.Bistable(None), "phases = None"), (lambda: convert.Bistable(np.nan), "phases = nan"),
+        (lambda: convert.IF(None), "v_init = None"), (lambda: convert.IF(True), "v_init = True"),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(make, text):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsim import ann, convert
+from nsim.convert.lower import pools
 from nsim.convert.make import assemble
 from tests import convert_reference as oracle
 
@@ -37,23 +38,32 @@ def make_dyadic(net, rng):
 
 
 def powers(net, images, rng, per_channel):
-    """Thresholds that are powers of two, so low that some activations are clipped."""
-    relus = [node for node in net if isinstance(node.operation, ann.ReLU)]
-    _, kept = net.forward(images, keep={node.name for node in relus})
-    found = {}
-    for node in relus:
-        top = 2.0 ** np.floor(np.log2(max(kept[node.name].max(), 0.5)))
-        found[node.name] = top * 2.0 ** -rng.integers(0, 2, node.shape[-1] if per_channel else 1)
-    return found
+    """Thresholds, and floors of raised pools, that are powers of two, so low that some activations are clipped."""
+    raised = {name for name, kind in pools(net).items() if kind == "raised"}
+    nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]
+    _, kept = net.forward(images, keep={node.name for node in nodes})
+
+    def power(values, size):
+        top = 2.0 ** np.floor(np.log2(max(values.max(), 0.5)))
+        return top * 2.0 ** -rng.integers(0, 2, size)
+
+    scales, floors = {}, {}
+    for node in nodes:
+        size = node.shape[-1] if per_channel else 1
+        scales[node.name] = power(kept[node.name], size)
+        if node.name in raised:
+            floors[node.name] = power(-kept[node.name], size)
+            scales[node.name] = 2 * np.maximum(scales[node.name], floors[node.name])
+    return scales, floors
 
 
 class Grower:
-    """Draws a graph node by node. `ends` are nodes to go on from, `spiking` those whose values are spikes."""
+    """Draws a graph node by node. `ends` are nodes to go on from, the images first."""
 
     def __init__(self, draw):
         self.draw, self.net = draw, ann.Graph(seed=0)
         shape = (draw(st.integers(1, 3)), draw(st.integers(4, 7)), draw(st.integers(4, 7)))
-        self.ends, self.spiking = [self.net.input(shape)], []
+        self.ends = [self.net.input(shape)]
         self.relu(self.conv(self.ends[0]))
         for _ in range(draw(st.integers(1, 6))):
             getattr(
@@ -80,8 +90,7 @@ class Grower:
         return self.net.batch_norm(x) if self.draw(st.booleans()) else x
 
     def relu(self, x):
-        self.spiking.append(self.net.relu(x))
-        self.ends.append(self.spiking[-1])
+        self.ends.append(self.net.relu(x))
 
     def pick(self, nodes):
         return self.draw(st.sampled_from(nodes))
@@ -107,11 +116,15 @@ class Grower:
         self.ends.append(self.conv(self.pick(self.ends[1:])))
 
     def maximum(self):
-        x = self.pick(self.spiking)
+        """Of spikes, of the images, of anything else; with a ReLU behind it or without."""
+        x = self.pick(self.ends)
         if min(x.shape[:2]) >= 3:
             kernel, stride, padding = self.draw(st.sampled_from([(2, 2, 0), (3, 2, 1), (2, 1, 0), (3, 1, 1)]))
-            self.spiking.append(self.net.max_pool(x, kernel, stride=stride, padding=padding))
-            self.ends.append(self.spiking[-1])
+            x = self.net.max_pool(x, kernel, stride=stride, padding=padding)
+            if self.draw(st.booleans()):
+                self.relu(x)
+            else:
+                self.ends.append(x)
 
     def mean(self):
         x = self.pick(self.ends[1:])
@@ -130,19 +143,21 @@ def graphs(draw):
 
 def check_exactly(net, images, phases, rng, per_channel, pipelined, extra=1):
     """Logits and all layers equal the oracle's; before the first complete answer the readout is zero."""
-    scales = powers(net, images, rng, per_channel)
-    snn = assemble(net, convert.Bistable(phases, pipelined=pipelined), scales, net.shapes(images.shape[1:]))
-    expected = oracle.forward(net, images, scales, phases)
+    scales, floors = powers(net, images, rng, per_channel)
+    code, shapes = convert.Bistable(phases, pipelined=pipelined), net.shapes(images.shape[1:])
+    snn = assemble(net, code, scales, shapes, floors=floors)
+    expected = oracle.forward(net, images, scales, phases, floors=floors)
     first = snn.first_answer
     found = snn.activity(images, first + extra * 2 * phases)
     np.testing.assert_array_equal(found.logits[:, : first - 1], 0)
     for t in range(first - 1, found.logits.shape[1]):
         np.testing.assert_array_equal(found.logits[:, t], expected[net.output.name].value)
-    for name, value in found.values.items():
-        if name in expected:
-            np.testing.assert_array_equal(value, expected[name].value, err_msg=name)
-        else:  # a relay sends what its source does
-            np.testing.assert_array_equal(value, expected[name.rpartition("+")[0]].value, err_msg=name)
+    holds = {p.name: p.holds for p in snn.populations[:-1]}
+    assert len(holds) == len(snn.populations) - 1  # names are unique
+    for p in snn.populations:
+        if p.kind in ("neuron", "pool", "relay") and p.gate is None:
+            known = p.holds or holds[p.name.rpartition("+")[0]]  # a relay sends what its source does
+            np.testing.assert_array_equal(found.values[p.name], expected[known].value, err_msg=p.name)
     np.testing.assert_array_equal(snn(images, found.logits.shape[1]), found.logits)
     return snn
 

@@ -7,7 +7,7 @@ from numba import get_num_threads, set_num_threads
 from nsim import ann, convert
 from nsim.convert.calibrate import Histogram
 from nsim.errors import ParameterError, ShapeError
-from tests.convert.small import images, network
+from tests.convert.small import POOLS, images, network, with_pools
 
 
 @pytest.mark.parametrize("pool_first", [False, True])
@@ -26,6 +26,21 @@ def test_integrate_and_fire_comes_near_with_time():
     expected, logits = net.forward(x)[0], snn(x, 400)
     errors = np.abs(logits[:, [9, 39, 399]] - expected[:, None]).mean(axis=(0, 2))
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.02 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_maximum_may_stand_anywhere(kind):
+    """What it is of may be negative; relays and biases behind it know of the floor that is sent besides."""
+    net, x = with_pools(kind), images(40)
+    expected, spread = net.forward(x)[0], net.forward(x)[0].std()
+    for options in ({"percentile": 100}, {"percentile": 100, "correct_bias": True}):
+        snn = convert.to_spiking(net, x, convert.Bistable(12), **options)
+        np.testing.assert_allclose(snn(x, snn.first_answer)[:, -1], expected, atol=2e-3 * spread * 4)
+    default = convert.to_spiking(net, x, convert.Bistable(6))
+    assert np.abs(default(x, default.first_answer)[:, -1] - expected).mean() < 0.05 * spread
+    for code in (convert.IF(), convert.Phase(8)):
+        late = convert.to_spiking(net, x, code, percentile=100)(x, 1024)
+        assert np.abs(late[:, -1] - expected).mean() < min(0.03 * spread, np.abs(late[:, 63] - expected).mean())
 
 
 def test_the_readout_is_zero_before_the_first_stage_and_held_between_stages():
@@ -78,9 +93,11 @@ def test_regression_values_come_decoded():
     net.conv2d(net.relu(net.conv2d(net.input((1, 5, 4)), 8, 3, padding=1)), 2, 3, padding=1)
     x = images(3, (1, 5, 4))
     snn = convert.to_spiking(net, x, convert.Bistable(10), percentile=100)
-    expected = net.forward(x)[0].transpose(0, 2, 3, 1)
-    assert snn(x, 20).shape == (3, 20, 5, 4, 2)
+    expected = net.forward(x)[0]
+    assert snn(x, 20).shape == snn.activity(x, 20).logits.shape == (3, 20, 2, 5, 4)
     np.testing.assert_allclose(snn(x, 20)[:, -1], expected, atol=0.01)
+    both = convert.to_spiking(net, x, convert.Bistable(10, pipelined=True), percentile=100)
+    np.testing.assert_allclose(both.stream(x), expected, atol=0.01)
 
 
 def test_early_end_decides_at_the_first_clear_step():
@@ -107,8 +124,10 @@ def test_early_end_decides_at_the_first_clear_step():
     [
         ({"neuron": 3}, "neuron = 3"), ({"percentile": 0}, "percentile = 0"), ({"percentile": 101}, "percentile = 101"),
         ({"net": 5}, "net is a int"), ({"net": ann.Graph(dtype=np.float64)}, "float64"),
+        ({"percentile": True}, "percentile = True"), ({"percentile": "99"}, "percentile = '99'"),
         ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
-        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "largest of its activations is 0"),
+        ({"calibration": "images"}, "calibration is a str"),
+        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "never active on 2"),
     ],
 )  # fmt: skip
 def test_impossible_conversions_are_refused(change, text):
@@ -121,11 +140,6 @@ def test_impossible_conversions_are_refused(change, text):
 
 
 def test_what_cannot_be_converted_is_named():
-    net = ann.Graph(seed=0)
-    net.linear(net.flatten(net.relu(net.conv2d(net.max_pool(net.input((2, 8, 8)), 2, name="early"), 2, 3))), 2)
-    with pytest.raises(ParameterError, match=r"early: MaxPool\(2\): a maximum of values that are not spikes"):
-        convert.to_spiking(net, images())
-
     class Sigmoid(ann.Operation):
         def __call__(self, x, training=False):
             return x
@@ -165,8 +179,9 @@ def test_impossible_runs_are_refused(x, steps, error, text):
 
 def test_predict_refuses_what_it_cannot_decide():
     snn = convert.to_spiking(network(), images(), convert.IF())
-    with pytest.raises(ParameterError, match="margin = 0"):
-        snn.predict(images(), 8, margin=0)
+    for margin in (0, "2", np.nan):
+        with pytest.raises(ParameterError, match=f"margin = {margin!r}"):
+            snn.predict(images(), 8, margin=margin)
     with pytest.raises(ParameterError, match="predict: steps = 15; the first complete answer comes after 16"):
         convert.to_spiking(network(), images(), convert.Bistable(4)).predict(images(), 15)
     net = ann.Graph(seed=1)
@@ -185,6 +200,18 @@ def test_what_the_weights_take():
 
 
 # Calibration
+
+
+def test_a_channel_that_is_rarely_active_keeps_its_own_scale():
+    """Of 1,024 pixels one is active in it, beside a channel a hundred times as large."""
+    net = ann.Graph()
+    net.conv2d(net.relu(net.input((3, 32, 32)), name="relu"), 1, 1)
+    x = np.zeros((4, 3, 32, 32), np.float32)
+    x[:, 0], x[:, 1, 5, 7] = np.linspace(-100, 100, 1024).reshape(32, 32), [0.25, 1, 0.5, 0.75]
+    for options in ({"percentile": 99.9}, {}):
+        large, rare, silent = convert.to_spiking(net, x, **options).thresholds["relu"]
+        assert 90 < large < 110 and silent == large and 0.9 < rare < 1.6
+    assert convert.to_spiking(net, x, percentile=99.9).thresholds["relu"][1] == 1
 
 
 @pytest.mark.parametrize("parts", [1 << 7, 1 << 12])

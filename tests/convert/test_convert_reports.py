@@ -8,7 +8,7 @@ from nsim import ann, convert, plot
 from nsim.convert.make import assemble
 from nsim.errors import ParameterError, ShapeError
 from tests import convert_reference as oracle
-from tests.convert.small import images, network
+from tests.convert.small import POOLS, images, network, with_pools
 
 
 def test_every_node_has_a_fate():
@@ -17,10 +17,40 @@ def test_every_node_has_a_fate():
     fates = {fate.name: fate for fate in convert.coverage(net, snn)}
     assert [*fates] == [*(node.name for node in net), "pool+1"]
     assert {name for name, fate in fates.items() if fate.spiking} == {"relu1", "relu2", "relu3", "pool", "pool+1"}
-    assert fates["norm1"].became == "folded into the weights of relu1"
+    assert fates["norm1"].became == "analog: folded into the weights of relu1"
     assert fates["add"].became == "summed by relu3" and "depth 2" in fates["relu3"].became
-    assert fates["mean"].became == "average, in the drive of the readout, which sums"
+    assert fates["mean"].became == "average, in the drive of the readout, an analog sum"
     assert fates["input"].became == "analog: constant drive of relu1"
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_reports_know_every_population(kind):
+    """Also where a maximum has neurons of its own, is analog, or has a gate for each of its readers."""
+    net, x = with_pools(kind), images(8)
+    snn = convert.to_spiking(net, x, convert.Bistable(8), percentile=100)
+    steps = snn.first_answer
+    fates = {fate.name: fate for fate in convert.coverage(net, snn)}
+    assert {p.name for p in snn.populations if p.kind in ("neuron", "pool", "relay")} <= fates.keys()
+    analog = {name for name, fate in fates.items() if fate.became.startswith("analog")}
+    assert analog == {node.name for node in net if net.nodes.index(node) < net.nodes.index(net["relu1"])}
+    split = convert.error_split(net, snn, x, steps)
+    assert len(split.names) == sum(p.kind == "neuron" for p in snn.populations)
+    assert (split.total < 0.05).all() and (split.total > 0).all()
+    found = convert.cost(net, snn, x, steps)
+    assert found.spikes == sum(spikes.mean() for spikes in snn.activity(x, steps).spikes.values())
+    assert len(found.by_layer) == len(snn.populations) - 1
+    if kind == "two readers":  # each has a gate of its own
+        assert {"pool", "pool.2"} <= fates.keys() and found.by_layer["pool"][0] == found.by_layer["pool.2"][0] > 0
+
+
+def test_reports_refuse_another_network():
+    snn, other, x = convert.to_spiking(network(), images()), with_pools("images"), images()
+    with pytest.raises(ParameterError, match="coverage: this is not the network that was converted"):
+        convert.coverage(other, snn)
+    with pytest.raises(ParameterError, match="cost: this is not the network"):
+        convert.cost(other, snn, x, 16)
+    with pytest.raises(ParameterError, match="error_split: this is not the network"):
+        convert.error_split(other, snn, x, 16)
 
 
 @pytest.mark.parametrize("pool_first", [False, True])
@@ -103,7 +133,7 @@ def test_a_network_that_ends_in_a_relu_gets_its_correction_once():
     snn = convert.to_spiking(net, x, convert.Bistable(5), percentile=100, correct_bias=True)
     assert np.abs(snn.shifts["relu3"]).max() > 0
     logits, sent = snn(x, snn.first_answer)[:, -1], snn.activity(x, snn.first_answer).values["relu3"]
-    np.testing.assert_allclose(logits, sent, atol=1e-6)
+    np.testing.assert_allclose(logits, sent.transpose(0, 3, 1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("code", [convert.IF(1), convert.IF(1, signed=True), convert.IF(1, burst=2)])
