@@ -27,6 +27,11 @@ VERSION = 1
 BLOCK = 512
 MAGIC = b"nsim file, version "
 HDF5 = b"\x89HDF\r\n\x1a\n"
+# Of numbers in .safetensors files. NumPy has no BF16, the upper half of a float32: it is widened, without loss.
+SAFETENSORS = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
+    "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
 
 
 def save(path, net, opt=None, **meta):
@@ -39,7 +44,7 @@ def save(path, net, opt=None, **meta):
     ----------
     path : path
         Replaced if it exists.
-    net : nsim.nn.Module
+    net : nsim.nn.Module, or nsim.ann.Graph
     opt : nsim.optim.Optimizer, optional
         Its parameters must be the net's.
     meta
@@ -48,10 +53,16 @@ def save(path, net, opt=None, **meta):
     Raises
     ------
     ParameterError
-        If an entry of `meta` is neither, or `opt` moves a parameter that `net` does not have.
+        If `net` is no module of `nsim.nn` or `nsim.ann`, an entry of `meta` is neither, or `opt` moves a parameter that
+        `net` does not have.
     DataError
         If the file cannot be written; `path` is then as it was before.
     """
+    if not isinstance(net, nn.Module):
+        raise ParameterError(
+            f"save: net is a {type(net).__name__}; expected a network of nsim.nn or nsim.ann. Of a converted network "
+            "keep the one that it came from, and convert it again"
+        )
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=BLOCK) as file:
         file["net"] = json.dumps(net.describe())
@@ -137,12 +148,14 @@ def read_meta(path) -> dict:
 def read_weights(path) -> dict[str, np.ndarray]:
     """Arrays by name from a file of `save` (its parameters), any HDF5, .npz or .safetensors file.
 
-    Arrays in groups of a foreign HDF5 file are named by their path, "group/name". Nothing is unpickled.
+    Arrays in groups of a foreign HDF5 file are named by their path, "group/name". bfloat16 becomes float32. Nothing is
+    unpickled.
 
     Raises
     ------
     DataError
-        If the file is missing, damaged, of another kind, or holds arrays that are not numbers.
+        If the file is missing, damaged, of another kind (torch's own, which are pickles, too), or holds arrays that are
+        not numbers.
     """
     head = _read(path, BLOCK + len(HDF5))
     try:
@@ -154,9 +167,9 @@ def read_weights(path) -> dict[str, np.ndarray]:
         elif head.startswith(b"PK"):
             arrays = _npz(path)
         elif Path(path).suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            arrays = load_file(path)
+            arrays = _safetensors(path)
+        elif head.startswith(b"\x80"):
+            raise _pickled(path)
         else:
             raise DataError(f"{path}: neither HDF5, nor .npz, nor .safetensors")
     except DataError:
@@ -318,7 +331,33 @@ def _difference(theirs, ours, where="net"):
 
 def _npz(path):
     with np.load(path, allow_pickle=False) as file:
+        if any(name.endswith("data.pkl") for name in file.files):
+            raise _pickled(path)
         return {name: file[name] for name in file.files}
+
+
+def _pickled(path):
+    return DataError(
+        f"{path}: a pickle, as torch.save writes; reading one can run any code, so nsim does not. In torch: "
+        "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors'), where the file holds "
+        "a state dict"
+    )
+
+
+def _safetensors(path):
+    from safetensors import deserialize
+
+    arrays = {}
+    for name, entry in deserialize(_read(path)):
+        if entry["dtype"] not in SAFETENSORS:
+            raise DataError(
+                f"{path}: array {name!r} has dtype {entry['dtype']}; known are {', '.join(SAFETENSORS)}; save it as F32"
+            )
+        a = np.frombuffer(entry["data"], SAFETENSORS[entry["dtype"]])
+        if entry["dtype"] == "BF16":
+            a = (a.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = a.reshape(entry["shape"])
+    return arrays
 
 
 # Run by a Python of its own: the HDF5 library can crash or loop for ever on a damaged file.

@@ -97,19 +97,23 @@ def test_a_changed_source_or_signature_compiles_anew(tmp_path):
 
 
 def test_a_changed_helper_of_another_file_compiles_anew(tmp_path):
-    """As a user's model in a module of its own calls one, and a helper or a number behind that."""
+    """As a user's model in a module of its own calls one, and a helper behind that, with a number, tuple or array."""
     (tmp_path / "main.py").write_text(
         "import numpy as np, near\nfrom nsim.kernels.jit import kernel\n"
         "def make(step):\n    @kernel\n    def scale(x):\n        x[0] = step(x[0])\n    return scale\n"
         "x = np.ones(1)\nmake(near.step)(x)\nprint(x[0])\n"
     )
     jitable = "from numba.extending import register_jitable\n"
-    for plus, factor, power in ((1, 2, 1), (3, 2, 1), (3, 4, 1), (3, 4, 2)):
+    number, nested, array = ("{}", ""), ("(1, ({},))", "[1][0]"), ("np.array([[{}]])", "[0, 0]")
+    changes = (1, 2, 1, number), (3, 2, 1, number), (3, 4, 1, number), (3, 4, 2, number)
+    kept = (3, 2, 1, nested), (3, 4, 1, nested), (3, 2, 1, array), (3, 4, 1, array)
+    for plus, factor, power, (known, place) in changes + kept:
         (tmp_path / "near.py").write_text(
             f"{jitable}import far\n@register_jitable\ndef step(x):\n    return far.times(x) + {plus}\n"
         )
         (tmp_path / "far.py").write_text(
-            f"{jitable}FACTOR = {factor}\n@register_jitable\ndef times(x):\n    return FACTOR ** {power} * x\n"
+            f"{jitable}import numpy as np\nFACTOR = {known.format(factor)}\n"
+            f"@register_jitable\ndef times(x):\n    return FACTOR{place} ** {power} * x\n"
         )
         environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
         assert float(run(tmp_path / "main.py", **environment)) == factor**power + plus

@@ -1,7 +1,10 @@
 """Files: exact round trips, foreign and damaged files, writes that are whole or not at all."""
 
+import json
 import os
 import pickle
+import struct
+import zipfile
 
 import h5py
 import numpy as np
@@ -154,7 +157,7 @@ def test_a_file_that_does_not_fit_itself(tmp_path):
     def saved(**changes):
         state = net.state_dict() | changes
         state = {name: a for name, a in state.items() if a is not None}
-        net_like = type("Net", (), {"describe": net.describe, "state_dict": lambda self: state})()
+        net_like = type("Net", (nn.Module,), {"describe": net.describe, "state_dict": lambda self: state})()
         io.save(tmp_path / "net.h5", net_like)
         return tmp_path / "net.h5"
 
@@ -205,6 +208,41 @@ def test_weights_from_npz_and_safetensors(tmp_path):
     np.savez(tmp_path / "o.npz", a=np.array([{}], object))
     with pytest.raises(DataError, match="damaged or not readable"):
         io.read_weights(tmp_path / "o.npz")
+
+
+def test_half_precision_in_safetensors_is_widened(tmp_path):
+    values = np.array([1.5, -3.140625, 2.0**100], np.float32)  # of which bfloat16 loses nothing
+    halves = values[None, :2].astype(np.float16)
+    upper = (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+    def write(**parts):  # NumPy has no such types, so that the package cannot write them from arrays
+        header, body = {}, b""
+        for name, (dtype, shape, data) in parts.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+            body += data
+        text = json.dumps(header).encode()
+        (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+    write(a=("BF16", [3], upper), b=("F16", [1, 2], halves.tobytes()))
+    assert_same(io.read_weights(tmp_path / "w.safetensors"), {"a": values, "b": halves})
+    write(a=("F8_E5M2", [3], b"abc"))
+    with pytest.raises(DataError, match=r"array 'a' has dtype F8_E5M2; known are BOOL.* save it as F32"):
+        io.read_weights(tmp_path / "w.safetensors")
+
+
+def test_pickles_are_refused_with_the_way_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as file:  # what torch.save has written since torch 1.6
+        file.writestr("w/data.pkl", pickle.dumps({}))
+        file.writestr("w/data/0", bytes(16))
+    (tmp_path / "old.pt").write_bytes(pickle.dumps({"w": 1}, 2))
+    for name in ("w.pth", "old.pt"):
+        with pytest.raises(DataError, match=rf"{name}: a pickle, .*safetensors\.torch\.save_file"):
+            io.read_weights(tmp_path / name)
+
+
+def test_only_networks_are_saved(tmp_path):
+    with pytest.raises(ParameterError, match=r"save: net is a dict; .* converted network"):
+        io.save(tmp_path / "net.h5", {})
 
 
 @pytest.mark.parametrize("name", ["net.h5", "w.npz", "w.safetensors"])

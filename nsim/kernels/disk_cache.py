@@ -37,8 +37,8 @@ def _codes(code):
 
 
 def _fingerprint(function, seen):
-    """What tells a function apart, with all that it calls: their code, and the plain values in it. Numba's and NumPy's
-    own functions are left out."""
+    """What tells a function apart, with all that it calls: their code, and the numbers in it. Numba's and NumPy's own
+    functions are left out."""
     if function in seen or (function.__module__ or "").partition(".")[0] in ("numba", "numpy"):
         return
     seen.add(function)
@@ -50,11 +50,21 @@ def _fingerprint(function, seen):
     values += [getattr(module, name, None) for module in filter(ismodule, values) for name in names]
     values += [cell.cell_contents for cell in function.__closure__ or ()]
     for value in values:
-        value = getattr(value, "py_func", value)
-        if isfunction(value):
-            yield from _fingerprint(value, seen)
-        elif isinstance(value, PLAIN):
-            yield repr(value)
+        yield from _constant(value, seen)
+
+
+def _constant(value, seen):
+    """What tells a value apart that Numba may build into code."""
+    value = getattr(value, "py_func", value)
+    if isfunction(value):
+        yield from _fingerprint(value, seen)
+    elif isinstance(value, PLAIN):
+        yield repr(value)
+    elif isinstance(value, np.ndarray):
+        yield value.dtype.descr, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _constant(part, seen)
 
 
 class _Files(IndexDataCacheFile):
