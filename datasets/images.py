@@ -50,6 +50,7 @@ class FashionMNIST(EventData):
     2021, section 4, which adds a spike after the end of the run for pixels at or below thr: here they have none.
     """
 
+    checks_events = False
     title, site = "Fashion-MNIST", ZALANDO
     folders = ("FashionMNIST", "fashion-mnist", "fashion_mnist", "FashionMNIST/raw")
     names = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

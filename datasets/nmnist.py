@@ -51,6 +51,8 @@ class NMNIST(EventData):
     neuromorphic datasets using saccades". CC BY-SA 4.0.
     """
 
+    checks_events = False
+
     def __init__(self, split="train", root=None, *, polarity="keep", download=True, cache=True):
         if split not in OFFICIAL:
             raise ParameterError(f'N-MNIST: split = {split!r}; expected "train" or "test"')

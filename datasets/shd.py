@@ -55,6 +55,7 @@ class SHD(EventData):
     spiking neural networks". CC BY 4.0.
     """
 
+    checks_events = False
     title, stem, splits, n_labels, names = "SHD", "shd", ("train", "test"), 20, ENGLISH + GERMAN
 
     def __init__(self, split="train", root=None, *, download=True, cache=True):
