@@ -112,6 +112,12 @@ def test_pooling_changes_n():
         ({"steps": 0}, "steps = 0"),
         ({"seed": -1}, "seed = -1"),
         ({"binning": "ceil"}, "binning = 'ceil'"),
+        ({"batch": "8"}, "batch = '8'"),
+        ({"steps": "50"}, "steps = '50'"),
+        ({"steps": np.inf}, "steps = inf"),
+        ({"seed": None}, "seed = None"),
+        ({"transform": "drop"}, "transform = 'drop'"),
+        ({"transform": [DropEvents(0.1), 3]}, "transform = .*3"),
         ({"batch": 100, "drop_last": True}, "has only 60 samples"),
     ],
 )
