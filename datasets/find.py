@@ -16,6 +16,10 @@ TIMEOUT = 30  # seconds without an answer after which a server counts as unreach
 _told = set()  # files that `tell_unverified` has warned of in this process
 
 
+class MissingDataError(DataError):
+    """A file of a data set lies nowhere and cannot be downloaded either; a damaged one is another DataError."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One file of a data set.
@@ -53,7 +57,7 @@ def find(source, root=None, download=True) -> Path:
 
     Raises
     ------
-    DataError
+    MissingDataError
         If the file is not to be had; the message says where it was looked for and what can be done.
     """
     store = cache.folder() / "downloads"
@@ -74,7 +78,7 @@ def find(source, root=None, download=True) -> Path:
                 return _fetch(name, address, md5, store / source.folders[0])
             except (OSError, ValueError) as error:
                 tried.append(f"{address}: {error}")
-    raise DataError(_missing(source, roots, store, root, tried))
+    raise MissingDataError(_missing(source, roots, store, root, tried))
 
 
 def tell_unverified(title, path, md5):
