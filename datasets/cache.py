@@ -37,22 +37,28 @@ def key(*parts) -> str:
 
 
 def file_digests(path, cache=True) -> tuple[str, str]:
-    """blake2b and MD5 of a file's whole content, remembered for as long as its size and time stamp stay."""
+    """blake2b and MD5 of a file's whole content, remembered for as long as its size, time stamps and inode stay.
+
+    Programs that keep the time of the last change (cp -p, rsync) cannot keep that of the last change of status.
+    """
     path = Path(path).resolve()
     stat = path.stat()
     memo = folder() / "digests" / f"{key(str(path))}.json"
-    signature = [str(path), stat.st_size, stat.st_mtime_ns]
+    signature = _signature(path, stat)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         seen = json.loads(memo.read_text()) if cache else {}
         if seen.get("file") == signature:
             return seen["blake2b"], seen["md5"]
     fast, md5 = digests(path)
-    after = path.stat()
-    settled = (after.st_size, after.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    if cache and settled and time.time() - stat.st_mtime > SETTLED:
+    unchanged = _signature(path, path.stat()) == signature
+    if cache and unchanged and time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
         with contextlib.suppress(OSError), atomic(memo) as partial:
             partial.write_text(json.dumps({"file": signature, "blake2b": fast, "md5": md5}))
     return fast, md5
+
+
+def _signature(path, stat):
+    return [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def arrays(name, build, cache=True) -> dict[str, np.ndarray]:

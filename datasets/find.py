@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
 from nsim.datasets import cache
-from nsim.errors import DataError
+from nsim.errors import DataError, EventWarning
 
 TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
+_told = set()  # files that `tell_unverified` has warned of in this process
+
+
+class MissingDataError(DataError):
+    """A file of a data set lies nowhere and cannot be downloaded either; a damaged one is another DataError."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def find(source, root=None, download=True) -> Path:
 
     Raises
     ------
-    DataError
+    MissingDataError
         If the file is not to be had; the message says where it was looked for and what can be done.
     """
     store = cache.folder() / "downloads"
@@ -72,7 +78,21 @@ def find(source, root=None, download=True) -> Path:
                 return _fetch(name, address, md5, store / source.folders[0])
             except (OSError, ValueError) as error:
                 tried.append(f"{address}: {error}")
-    raise DataError(_missing(source, roots, store, root, tried))
+    raise MissingDataError(_missing(source, roots, store, root, tried))
+
+
+def tell_unverified(title, path, md5):
+    """Warn, once in a process for each file, that a file under a published name is not the published one."""
+    path = path.resolve()
+    if path in _told:
+        return
+    _told.add(path)
+    warnings.warn(
+        f"{path}: its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be verified: "
+        "damage may have changed events or labels unseen. Fetch it anew if it should be the published one",
+        EventWarning,
+        stacklevel=3,
+    )
 
 
 def _fetch(name, address, md5, folder):

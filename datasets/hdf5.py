@@ -92,7 +92,11 @@ def _collect(stream):
     counts, times, units = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     labels, speakers = (_array(stream, np.int64, k) for k in header["end"])
     arrays = {"times": times, "units": units, "starts": row_starts(counts), "labels": labels}
-    return None, arrays | ({"speakers": speakers} if len(speakers) else {}), header["names"]
+    if len(speakers):
+        arrays["speakers"] = speakers
+    if header["fingerprint"]:
+        arrays["fingerprint"] = np.frombuffer(bytes.fromhex(header["fingerprint"]), np.uint8)
+    return None, arrays, header["names"]
 
 
 def _whole(data, end):
@@ -134,7 +138,7 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
     -------
     arrays : dict
         times int32 [E] (microseconds, ascending within a sample), units uint16 [E], starts int64 [S + 1],
-        labels int64 [S] and, where the file has them, speakers int64 [S].
+        labels int64 [S] and, where the file has them, speakers int64 [S] and fingerprint uint8 [16].
     names : list of str
         Class names from `extra/keys`, or [].
 
@@ -142,6 +146,9 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
     ------
     DataError
         If the file is truncated, damaged or foreign, or a time, unit or label is out of range.
+
+    Only of a file with a fingerprint, as `write_shd` makes it, is every damage seen. In any other, the published ones
+    included, damage may change events to others that could be: the classes of data sets compare the whole file's MD5.
     """
     if reader is None:
         with Reader() as reader:

@@ -123,7 +123,7 @@ def read(file, size, n):
     stored = file.attrs.get("nsim_fingerprint")
     if stored is not None and stored != stamp.hex():
         raise Refused("the recordings do not match the fingerprint that was stored with them: the file is damaged")
-    yield {"end": [total, len(speakers)], "names": names}, (labels, speakers)
+    yield {"end": [total, len(speakers)], "names": names, "fingerprint": stored}, (labels, speakers)
 
 
 def answer(request, out):

@@ -9,7 +9,7 @@ import numpy as np
 from nsim.backend import adopted, check_device, operations
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
-from nsim.datasets.find import Source, find
+from nsim.datasets.find import Source, find, tell_unverified
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
@@ -39,7 +39,10 @@ class FashionMNIST(EventData):
     download, cache : bool
         See `SHD`.
 
-    `images` holds the pictures, uint8 [S, 28, 28]; the neurons have space (28, 28, 1).
+    `images` holds the pictures, uint8 [S, 28, 28]; the neurons have space (28, 28, 1). `name` is the data set's own
+    only for the published files, known by their MD5, as they come or unpacked. It says when there are fewer pictures;
+    where there are as many, an EventWarning names each file of another content, which cannot be verified: an
+    unpacked one has no checksum of its own, so that other pixels or labels in it would not be seen.
 
     Raises
     ------
@@ -50,14 +53,20 @@ class FashionMNIST(EventData):
     2021, section 4, which adds a spike after the end of the run for pixels at or below thr: here they have none.
     """
 
+    checks_events = False
     title, site = "Fashion-MNIST", ZALANDO
     folders = ("FashionMNIST", "fashion-mnist", "fashion_mnist", "FashionMNIST/raw")
     names = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    # Of the packed file, as torchvision states it, and of the plain file in it.
     md5: ClassVar[dict] = {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
 
     def __init__(self, split="train", root=None, *, tau=20e-3, thr=0.2, download=True, cache=True):
@@ -72,9 +81,12 @@ class FashionMNIST(EventData):
         fast = [fast for fast, _ in digests]
         arrays = store.arrays(store.key("latency", *fast, tau, thr), lambda: _read(*paths, tau, thr), cache)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], (28, 28, 1))
-        super().__init__(
-            events, arrays["labels"], name=self._name(split, paths, digests, len(arrays["labels"])), classes=self.names
-        )
+        strange = {path: md5 for path, (_, md5) in zip(paths, digests, strict=True) if self.md5[path.name] != md5}
+        name = self._name(split, strange, len(arrays["labels"]))
+        if "(unverified copy" in name:
+            for path, md5 in strange.items():
+                tell_unverified(self.title, path, md5)
+        super().__init__(events, arrays["labels"], name=name, classes=self.names)
         self.split_name, self.path, self._images = split, paths[0], arrays["images"]
 
     @property
@@ -91,34 +103,35 @@ class FashionMNIST(EventData):
             what=f"{self.title} ({stem})",
             names=(f"{stem}.gz", stem),
             folders=self.folders,
-            downloads=((f"{stem}.gz", f"{self.site}{stem}.gz", self.md5[stem]),),
+            downloads=((f"{stem}.gz", f"{self.site}{stem}.gz", self.md5[f"{stem}.gz"]),),
         )
 
-    def _name(self, split, paths, digests, count):
-        official = all(
-            self.md5[path.name.removesuffix(".gz")] == md5 for path, (_, md5) in zip(paths, digests, strict=True)
-        )
-        if official:
+    def _name(self, split, strange, count):
+        if not strange:
             return self.title
         if count < PARTS[split][1]:
             return f"{self.title} subset ({count:,} of {PARTS[split][1]:,} {split} images)"
-        return f"{self.title} (unverified copy: {paths[0].name})"
+        return f"{self.title} (unverified copy: {', '.join(path.name for path in strange)})"
 
 
 class MNIST(FashionMNIST):
     """MNIST, latency-coded; see `FashionMNIST`.
 
-    Source: LeCun, Bottou, Bengio & Haffner 1998, Proceedings of the IEEE 86(11). MD5 as in torchvision.
+    Source: LeCun, Bottou, Bengio & Haffner 1998, Proceedings of the IEEE 86(11).
     """
 
     title, site = "MNIST", OSSCI
     folders = ("MNIST", "mnist", "MNIST/raw")
     names = tuple(str(k) for k in range(10))
     md5: ClassVar[dict] = {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from nsim.datasets.batches import Batches
 from nsim.datasets.labelled import Labelled, check_fraction
 from nsim.errors import DataError, EventError, ParameterError, ShapeError
+from nsim.events import index_dtype
 
 
 class Events(NamedTuple):
@@ -39,6 +40,34 @@ class Events(NamedTuple):
         counts = np.concatenate(([0], np.cumsum(which)))
         return Events(self.times[which], self.units[which], counts[self.starts], self.space)
 
+    def checked(self, name) -> Events:
+        """The same events in order of time within each sample, in the types above.
+
+        What is so already stays the array that it is, memory-mapped or not. Raises EventError for a negative time and
+        for a unit outside of the space, with the number of the sample.
+        """
+        times, units, starts, last = self.times, self.units, self.starts, self.n - 1
+        if times.min(initial=0) < 0:
+            k = int(np.argmax(times < 0))
+            where = f"{name}: sample {_sample_of(k, starts)}"
+            raise EventError(f"{where} has an event at {times[k]} us; times start at 0, the begin of the recording")
+        if units.min(initial=0) < 0 or units.max(initial=0) > last:
+            k = int(np.argmax((units < 0) | (units > last)))
+            where = f"{name}: sample {_sample_of(k, starts)}"
+            raise EventError(f"{where} has an event of unit {units[k]}; the space {self.space} has units 0 to {last}")
+        backwards = np.flatnonzero(times[1:] < times[:-1]) + 1
+        if len(np.setdiff1d(backwards, starts)):  # from one sample to the next, time may go back
+            order = np.lexsort((times, self.samples))
+            times, units = times[order], units[order]
+        if times.dtype != np.int32 and times.max(initial=0) < 2**31:
+            times = times.astype(np.int32)
+        return self._replace(times=times, units=units.astype(index_dtype(self.n), copy=False))
+
+
+def _sample_of(event, starts):
+    """Number of the sample that event number `event` belongs to; samples without events are passed over."""
+    return int(np.searchsorted(starts, event, side="right")) - 1
+
 
 class EventData(Labelled):
     """A data set of labelled event recordings.
@@ -46,7 +75,7 @@ class EventData(Labelled):
     Parameters
     ----------
     events : Events
-        All recordings; times ascend within a sample.
+        All recordings. Where the times of a sample do not ascend, a sorted copy is kept.
     labels : int64 [S]
     name : str
         Says which data these are, as results on them should be quoted.
@@ -59,12 +88,14 @@ class EventData(Labelled):
     Raises
     ------
     ShapeError
-        If numbers of recordings, labels and speakers, or of times and units, disagree.
+        If numbers of recordings, labels and speakers, or of times and units, disagree, or starts do not ascend from 0.
     EventError
-        If times (microseconds) or units are no whole numbers.
+        If times (microseconds) or units are no whole numbers, a time is negative, or a unit is not in the space.
 
     Attributes: `name`, `classes`, `n_classes`, `n` (neurons), `space`, `labels`, `speakers` (or None), `index`.
     """
+
+    checks_events = True  # False in a class whose reader has checked and sorted them: large files open at once
 
     def __init__(self, events, labels, *, name, classes, speakers=None, index=None):
         if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
@@ -78,6 +109,10 @@ class EventData(Labelled):
             raise ShapeError(
                 f"{name}: {len(events.times)} times, {len(events.units)} units, starts up to {events.starts[-1]}"
             )
+        if events.starts[0] != 0 or (np.diff(events.starts) < 0).any():
+            raise ShapeError(f"{name}: starts {events.starts}; expected 0 at first, and no number below the one before")
+        if self.checks_events:
+            events = events.checked(name)
         super().__init__(labels, name=name, classes=classes, index=index)
         self.events, self.n, self.space = events, events.n, events.space
         self._speakers, self.told = speakers, set()

@@ -89,6 +89,8 @@ class Synthetic(EventData):
     recorded speech: quote results on it as "Synthetic speech".
     """
 
+    checks_events = False
+
     def __init__(self, split="train", samples=None, seed=0, *, cache=True):
         if split not in SPEAKERS:
             raise ParameterError(f'Synthetic: split = {split!r}; expected "train" or "test"')

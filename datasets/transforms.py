@@ -8,6 +8,7 @@ or a list of them and hands each batch a generator of its own, so that (seed, ep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -17,9 +18,15 @@ from nsim.errors import ParameterError
 LAST = 2**31 - 1  # microseconds that an int32 can hold
 
 
-def _check(name, value, low, high=np.inf):
-    if not (np.isfinite(value) and low <= value <= high):
-        raise ParameterError(f"{name} = {value}: expected {low} to {high}")
+def _check(name, value, low, high=1e9, whole=False):
+    if not isinstance(value, Real) or not low <= value <= high or (whole and value != int(value)):
+        kind = "whole number" if whole else "number"
+        raise ParameterError(f"{name} = {value!r}: expected a {kind} from {low:g} to {high:g}")
+
+
+def _check_axis(name, axis):
+    if not isinstance(axis, Integral):
+        raise ParameterError(f"{name}: axis = {axis!r}: expected a whole number, of an axis of the neurons' space")
 
 
 def _retimed(events, times):
@@ -53,6 +60,10 @@ class Compose:
     """Several transforms, one after the other."""
 
     transforms: tuple
+
+    def __post_init__(self):
+        if not isinstance(self.transforms, (tuple, list)) or not all(callable(k) for k in self.transforms):
+            raise ParameterError(f"Compose: transforms = {self.transforms!r}: expected a tuple of transforms")
 
     def __call__(self, events, rng):
         for transform in self.transforms:
@@ -111,6 +122,7 @@ class UnitJitter:
 
     def __post_init__(self):
         _check("UnitJitter: std", self.std, 0.0)
+        _check_axis("UnitJitter", self.axis)
 
     def __call__(self, events, rng) -> Events:
         shift = np.rint(rng.normal(0.0, self.std, len(events.units))).astype(np.int64)
@@ -125,7 +137,8 @@ class UnitShift:
     axis: int = 0
 
     def __post_init__(self):
-        _check("UnitShift: most", self.most, 0)
+        _check("UnitShift: most", self.most, 0, whole=True)
+        _check_axis("UnitShift", self.axis)
 
     def __call__(self, events, rng) -> Events:
         shift = rng.integers(-int(self.most), int(self.most), len(events.starts) - 1, endpoint=True)
@@ -146,6 +159,7 @@ class UnitScale:
     def __post_init__(self):
         _check("UnitScale: low", self.low, 1e-3)
         _check("UnitScale: high", self.high, self.low, 1e3)
+        _check_axis("UnitScale", self.axis)
 
     def __call__(self, events, rng) -> Events:
         place, _, size = _axis(events, self.axis)
@@ -162,9 +176,8 @@ class PoolUnits:
     axis: int = 0
 
     def __post_init__(self):
-        _check("PoolUnits: k", self.k, 1)
-        if int(self.k) != self.k:
-            raise ParameterError(f"PoolUnits: k = {self.k}; expected a whole number")
+        _check("PoolUnits: k", self.k, 1, whole=True)
+        _check_axis("PoolUnits", self.axis)
 
     def __call__(self, events, rng=None) -> Events:
         place, stride, size = _axis(events, self.axis)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 import nsim
 from nsim import losses, nn, optim, plot
 from nsim.datasets import Synthetic
-from nsim.errors import DataError, NsimError
+from nsim.datasets.find import MissingDataError
+from nsim.errors import NsimError, ParameterError
 
 # A smoke test: enough samples and epochs to see that everything runs.
 SMOKE = {"epochs": 2, "hidden": 64, "batch": 32}
@@ -50,10 +51,17 @@ def command_line(doc, name, *, data=DATA, training=False, hidden=True, files=(),
     args = parser.parse_args()
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: expected a number from 0")
+    for option in ("epochs", "hidden"):
+        value = getattr(args, option, None)
+        if value is not None and value < 1:
+            parser.error(f"--{option} {value}: expected a number from 1")
     if args.out is None:
         on = [mode for mode in ("smoke", *modes) if getattr(args, mode)]
         args.out = Path("runs", "-".join([name, *on, *(["synthetic"] if args.data == "synthetic" else [])]))
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(f"--out {args.out}: {error.strerror}; name a folder for the results") from error
     return args
 
 
@@ -64,16 +72,19 @@ def settings(args, base, **changes):
 
 
 def load(kind, args, *, stand_in=False, generator=Synthetic, **options):
-    """Training and test part of a data set; with `stand_in` of the generator where there are no files, saying so."""
+    """Training and test part of a data set; with `stand_in` of the generator where there are no files, saying so.
+
+    A file that is there but damaged, or one part without the other, is an error also with `stand_in`.
+    """
+    parts = []
     try:
-        if args.data == "synthetic":
-            parts = generator("train"), generator("test")
-        else:
-            parts = [kind(split, args.data, download=not args.smoke, **options) for split in ("train", "test")]
-    except DataError as error:
-        if not stand_in or args.data is not None:
+        for split in ("train", "test"):
+            made = args.data == "synthetic"
+            parts.append(generator(split) if made else kind(split, args.data, download=not args.smoke, **options))
+    except MissingDataError as error:
+        if not stand_in or args.data is not None or parts:
             raise
-        parts = generator("train"), generator("test")
+        parts = [generator("train"), generator("test")]
         print(f"{error}\n=> Going on with a built-in generator instead: {parts[0].name}.\n")
     if args.smoke:
         parts = [part.subset(np.arange(min(SMOKE_SAMPLES, len(part)))) for part in parts]

@@ -12,10 +12,6 @@ Model: Bittar & Garner 2022, equations 5-6 (their adLIF), here with explicit Eul
     python examples/custom_neuron.py --smoke
 """
 
-import argparse
-import sys
-from pathlib import Path
-
 import numpy as np
 
 import nsim
@@ -84,12 +80,9 @@ def delayed_pairs(batch, steps, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, for continuous integration")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", help="not used: the task is made by this script")
-    parser.add_argument("--out", default="runs/custom_neuron", help="folder for the picture")
-    args = parser.parse_args()
+    from _shared import command_line, save  # here: tests import the model above from elsewhere
+
+    args = command_line(__doc__, "custom-neuron", data="not used: this script makes its data")
     nsim.seed(args.seed)
     hidden = AdLIF(learn=("tau_mem", "tau_adapt"), surrogate=nsim.FastSigmoid(10), band=None)
     net = nn.Sequential(nn.Dense(10, 40, hidden, recurrent=True), nn.Dense(40, 2, nsim.LI(20e-3, reduce="mean")))
@@ -113,14 +106,11 @@ def main():
     busy = sorted(np.argsort(-counts, kind="stable")[:6:2].tolist())
     run = net.run(spikes, record={0: busy})
     axes = plot.raster_and_membrane(run.spikes[0], run.recorded[0]["v"], busy, sample=far)
-    path = Path(args.out)
-    path.mkdir(parents=True, exist_ok=True)
-    axes[0].figure.savefig(path / "adlif.png", dpi=150)
-    print(f"picture: {path / 'adlif.png'}")
+    save(axes[0], args.out / "adlif.png")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    from _shared import run
+
+    run(main)

@@ -16,20 +16,21 @@ import numpy as np
 import pytest
 
 from nsim import Spikes
-from nsim.datasets import SHD, Synthetic
+from nsim.datasets import SHD, Synthetic, write_shd
+from nsim.datasets.find import MissingDataError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[!_]*.py"))
 
 
-def start(script, *args):
+def start(script, *args, **environment):
     """A script in a process of its own, in which Ctrl-C works whatever the shell of the tests has set."""
     restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     return subprocess.Popen(
         [sys.executable, str(EXAMPLES / script), *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"NUMBA_NUM_THREADS": "1"}, **(restore if os.name == "posix" else {}),
+        env=os.environ | {"NUMBA_NUM_THREADS": "1"} | environment, **(restore if os.name == "posix" else {}),
     )  # fmt: skip
 
 
@@ -59,6 +60,36 @@ def test_a_folder_without_the_data_is_an_error(script, tmp_path):
     code, output = finish(start(script, "--data", tmp_path / "nowhere", "--out", tmp_path / "out"))
     assert code == 1
     assert "was not found" in output and "no such folder" in output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_file_in_the_place_of_the_results_is_an_error(script, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, output = finish(start(script, "--smoke", "--out", tmp_path / "file"))
+    assert code == 1 and output.startswith(f"error: --out {tmp_path / 'file'}: ") and output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script, options, words",
+    [
+        ("custom_neuron.py", ("--seed", -1), "--seed -1: expected a number from 0"),
+        ("train_shd.py", ("--demo", "--data", "synthetic", "--epochs", 0), "--epochs 0: expected a number from 1"),
+        ("train_shd.py", ("--demo", "--data", "synthetic", "--hidden", 0), "--hidden 0: expected a number from 1"),
+    ],
+)
+def test_impossible_options_are_named(script, options, words, tmp_path):
+    code, output = finish(start(script, "--out", tmp_path, *options))
+    assert code == 2 and output.endswith(f"error: {words}\n")
+
+
+def test_the_demo_ends_where_the_data_are_damaged(tmp_path):
+    for split in ("train", "test"):
+        write_shd(tmp_path / f"shd_{split}.h5", [[0.1]], [[5]], [0])
+    path = tmp_path / "shd_train.h5"
+    path.write_bytes(path.read_bytes()[:3000])
+    process = start("train_shd.py", "--demo", "--out", tmp_path / "out", NSIM_DATA=tmp_path, NSIM_CACHE=tmp_path)
+    code, output = finish(process)
+    assert code == 1 and output.startswith(f"error: {path}: ") and output.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -110,8 +141,11 @@ def test_the_demo_goes_on_with_the_generator_and_says_so(monkeypatch, tmp_path, 
     assert isinstance(train, Synthetic) and isinstance(test, Synthetic)
     said = capsys.readouterr().out
     assert "was not found" in said and "built-in generator instead" in said
-    with pytest.raises(_shared.DataError):
+    with pytest.raises(MissingDataError):
         _shared.load(SHD, args, stand_in=False)
+    write_shd(tmp_path / "shd_train.h5", [[0.1]], [[5]], [0])
+    with pytest.raises(MissingDataError, match=r"SHD \(test\) was not found"):
+        _shared.load(SHD, args, stand_in=True)
 
 
 def test_the_examples_of_the_readme_run():

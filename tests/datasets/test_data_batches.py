@@ -112,6 +112,12 @@ def test_pooling_changes_n():
         ({"steps": 0}, "steps = 0"),
         ({"seed": -1}, "seed = -1"),
         ({"binning": "ceil"}, "binning = 'ceil'"),
+        ({"batch": "8"}, "batch = '8'"),
+        ({"steps": "50"}, "steps = '50'"),
+        ({"steps": np.inf}, "steps = inf"),
+        ({"seed": None}, "seed = None"),
+        ({"transform": "drop"}, "transform = 'drop'"),
+        ({"transform": [DropEvents(0.1), 3]}, "transform = .*3"),
         ({"batch": 100, "drop_last": True}, "has only 60 samples"),
     ],
 )
@@ -179,6 +185,45 @@ def test_subset_and_items():
         EventData(data.events._replace(units=data.events.units[:-1]), data.labels, name="wrong", classes="abcde")
     with pytest.raises(ParameterError, match="holds out 0 of 60 samples"):
         data.split(0.01)
+
+
+def owned(times, units, starts, n=12):
+    """A user's own data set."""
+    events = Events(np.array(times), np.array(units), np.array(starts), (n,))
+    return EventData(events, np.zeros(len(starts) - 1, int), name="own", classes="a")
+
+
+def test_own_events_are_sorted_and_of_the_smallest_type():
+    data = owned([30_000, 1000, 40, 2000, 500], [1, 2, 3, 4, 5], [0, 2, 2, 3, 5])
+    spikes, _ = next(iter(data.batches(4, dt=1e-3)))
+    assert spikes.shape == (4, 31, 12) and spikes.n_events == 5 and spikes.indices.dtype == np.uint16
+    assert data.events.times.dtype == np.int32 and data.events.units.dtype == np.uint16
+    assert data[0][0].tolist() == [1e-3, 30e-3] and data[0][1].tolist() == [2, 1] and data[3][1].tolist() == [5, 4]
+    assert owned([0], [70_000], [0, 1], n=70_001).events.units.dtype == np.uint32
+    assert owned([2**31], [0], [0, 1]).events.times[0] == 2**31
+
+
+def test_sorted_events_stay_in_their_file(tmp_path):
+    for name, column in (("times", np.array([5, 9, 0, 7], np.int32)), ("units", np.array([3, 2, 1, 0], np.uint16))):
+        np.save(tmp_path / f"{name}.npy", column)
+    maps = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("times", "units")]
+    data = EventData(Events(*maps, np.array([0, 2, 4]), (4,)), [0, 0], name="own", classes="a")
+    assert data.events.times is maps[0] and np.shares_memory(data.events.units, maps[1])
+
+
+@pytest.mark.parametrize(
+    "times, units, starts, error, words",
+    [
+        ([0, 7, -300], [0, 0, 0], [0, 1, 1, 3], EventError, "own: sample 2 has an event at -300 us"),
+        ([0, 7, 9], [0, 0, -1], [0, 3, 3], EventError, r"own: sample 0 has an event of unit -1; .* units 0 to 11"),
+        ([0, 7, 9], [0, 0, 12], [0, 2, 2, 3], EventError, r"own: sample 2 has an event of unit 12; .* units 0 to 11"),
+        ([0, 7, 9], [0, 0, 0], [0, 3, 2, 3], ShapeError, r"own: starts \[0 3 2 3\]"),
+        ([0, 7, 9], [0, 0, 0], [1, 3], ShapeError, r"own: starts \[1 3\]"),
+    ],
+)
+def test_own_events_that_cannot_be(times, units, starts, error, words):
+    with pytest.raises(error, match=words):
+        owned(times, units, starts)
 
 
 def test_shd_from_a_file(shd_file, small):

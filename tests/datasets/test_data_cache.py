@@ -115,6 +115,9 @@ def test_digest_is_remembered_but_not_for_a_changed_file(own_cache, tmp_path, mo
     first = cache.file_digests(path)
     assert not (own_cache / "digests").exists()  # too young: a change within the clock's grain would not show
     os.utime(path, (1e9, 1e9))
+    cache.file_digests(path)
+    assert not (own_cache / "digests").exists()  # an old time of change, but put there just now
+    monkeypatch.setattr(cache, "SETTLED", -1.0)
     assert cache.file_digests(path) == first and len(list((own_cache / "digests").iterdir())) == 1
     with monkeypatch.context() as patch:
         patch.setattr(cache, "digests", lambda path: pytest.fail("hashed again"))
@@ -126,6 +129,24 @@ def test_digest_is_remembered_but_not_for_a_changed_file(own_cache, tmp_path, mo
     for text in ("{", "[]", json.dumps({"file": 1})):
         memo.write_text(text)
         assert cache.file_digests(path) != first
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_of_another_content_but_the_same_size_and_time(own_cache, tmp_path, monkeypatch, replaced):
+    """As cp -p (into the same file) and rsync (a new file under the old name) leave it."""
+    monkeypatch.setattr(cache, "SETTLED", -1.0)
+    path = tmp_path / "data"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(10**18, 10**18))
+    first, before = cache.file_digests(path), path.stat().st_ctime_ns
+    target = tmp_path / "other" if replaced else path
+    target.write_bytes(b"two")
+    os.utime(target, ns=(10**18, 10**18))
+    while target.stat().st_ctime_ns == before:  # until the file system's clock goes on
+        os.utime(target, ns=(10**18, 10**18))
+    target.replace(path)
+    assert path.stat().st_size == 3 and path.stat().st_mtime_ns == 10**18
+    assert cache.file_digests(path) != first
 
 
 def test_changed_content_is_read_anew(shd_file, small):

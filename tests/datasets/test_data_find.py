@@ -1,15 +1,18 @@
 """Where files are looked for, downloads with checksums, and what is said when nothing is found."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import threading
+import warnings
 
+import h5py
 import pytest
 
-from nsim.datasets import SHD, SSC, find
+from nsim.datasets import NMNIST, SHD, SSC, FashionMNIST, find, images, nmnist, shd
 from nsim.datasets.find import Source
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError, EventWarning, ParameterError
 
 
 @pytest.fixture
@@ -98,3 +101,79 @@ def test_wrong_checksum(server, own_cache, monkeypatch, fetch):
     with pytest.raises(DataError, match=r"download failed.*hash"):
         find.find(source)
     assert not [p for p in own_cache.rglob("*") if p.is_file()]
+
+
+def told(make, times=2):
+    """What making a data set some times says, and the last of them."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            data = make()
+    assert all(w.category is EventWarning and w.filename == __file__ for w in seen)
+    return [str(w.message) for w in seen], data
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_file_that_is_not_the_published_one_is_told_once(shd_file, cache, monkeypatch):
+    def make():
+        return SHD("train", shd_file.parent, cache=cache)
+
+    with h5py.File(shd_file, "a") as file:
+        stamp = file.attrs.pop("nsim_fingerprint")
+    said, data = told(make)
+    assert len(said) == 1 and f"{shd_file}: its content (MD5 {md5(shd_file)}) is not that of a published" in said[0]
+    assert data.name == "SHD (unverified copy: shd_train.h5)"
+    find._told.clear()
+    monkeypatch.setitem(shd.MD5, "shd_train.h5", md5(shd_file))
+    assert told(make)[0] == [] and make().name == "SHD"
+    with h5py.File(shd_file, "a") as file:
+        file.attrs["nsim_fingerprint"] = stamp
+    said, data = told(make)
+    assert said == [] and data.name == "SHD (unverified copy: shd_train.h5)"  # damage in it would be seen
+
+
+def test_regenerated_recordings_say_so_themselves(shd_file):
+    with h5py.File(shd_file, "a") as file:
+        del file.attrs["nsim_fingerprint"]
+    folder = shd_file.parent.rename(shd_file.parent.with_name("shd-regenerated"))
+    said, data = told(lambda: SHD("train", folder))
+    assert said == [] and data.name == "SHD (regenerated)"
+
+
+@pytest.mark.parametrize("polarity", ["keep", "merge"])
+def test_archives_of_nmnist(nmnist_zip, monkeypatch, polarity):
+    def make():
+        return NMNIST("train", nmnist_zip.parent, polarity=polarity)
+
+    assert told(make)[0] == []  # a part of the recordings, and called so
+    monkeypatch.setitem(nmnist.OFFICIAL, "train", 4)
+    said, data = told(make)
+    assert len(said) == 1 and "Train.zip: its content" in said[0]
+    assert data.name == "N-MNIST (unverified copy: Train.zip)"
+    find._told.clear()
+    monkeypatch.setitem(nmnist.DOWNLOADS, "train", ("", md5(nmnist_zip)))
+    assert told(make)[0] == [] and make().name == "N-MNIST"
+    nmnist.convert_nmnist(nmnist_zip, nmnist_zip.parent / "nmnist_train.h5")
+    assert told(make)[0] == []
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("wrong", ["images-idx3", "labels-idx1"])
+def test_pictures_and_labels_of_another_content(idx_files, monkeypatch, wrong, packed):
+    folder = idx_files[0]
+    for path in [] if packed else list(folder.iterdir()):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    monkeypatch.setitem(images.PARTS, "train", ("train", 8))
+    published = {path.name: md5(path) for path in folder.iterdir()}
+    monkeypatch.setattr(FashionMNIST, "md5", FashionMNIST.md5 | published)
+    assert told(lambda: FashionMNIST("train", folder))[0] == []
+    name = f"train-{wrong}-ubyte{'.gz' if packed else ''}"
+    monkeypatch.setitem(FashionMNIST.md5, name, "0" * 32)
+    said, data = told(lambda: FashionMNIST("train", folder))
+    assert len(said) == 1 and f"{folder / name}: its content" in said[0]
+    assert data.name == f"Fashion-MNIST (unverified copy: {name})"

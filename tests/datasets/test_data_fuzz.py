@@ -49,7 +49,8 @@ def survive(data, path, read, check, seed):
 
 def same_as(expected):
     def check(result, which):
-        for name, a in expected[0].items():
+        for name in expected[0].keys() - {"fingerprint"}:  # a damage may hide it: then the file counts as unverified
+            a = expected[0][name]
             np.testing.assert_array_equal(result[0][name], a, which)
 
     return check

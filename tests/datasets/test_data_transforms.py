@@ -117,13 +117,22 @@ def test_pool(events):
     [
         (tf.DropEvents, 1.5), (tf.DropEvents, np.nan), (tf.TimeJitter, -1e-3), (tf.TimeScale, 2, 1),
         (tf.TimeScale, 0, 1), (tf.UnitJitter, -1), (tf.UnitShift, -1), (tf.UnitScale, 1, np.inf), (tf.PoolUnits, 0),
-        (tf.PoolUnits, 1.5),
+        (tf.PoolUnits, 1.5), (tf.UnitShift, 1.5), (tf.UnitShift, np.float32(2.5)), (tf.UnitShift, np.inf),
+        (tf.UnitShift, 10**400), (tf.TimeJitter, np.inf), (tf.DropEvents, "0.5"), (tf.TimeJitter, "1e-3"),
+        (tf.TimeScale, "1", 2), (tf.TimeScale, 1, "2"), (tf.UnitJitter, "2"), (tf.UnitShift, "2"),
+        (tf.UnitScale, "1", 2), (tf.UnitScale, 1, "2"), (tf.PoolUnits, "2"), (tf.PoolUnits, None),
+        (tf.UnitJitter, 1, 0.5), (tf.UnitShift, 1, "x"), (tf.UnitScale, 1, 2, None), (tf.PoolUnits, 2, 1.0),
+        (tf.Compose, tf.DropEvents(0.5)), (tf.Compose, "drop"), (tf.Compose, (tf.DropEvents(0.5), 3)),
     ],
 )  # fmt: skip
 def test_impossible_parameters(make):
     kind, *values = make
     with pytest.raises(ParameterError, match=f"{kind.__name__}: "):
         kind(*values)
+
+
+def test_numbers_of_other_types():
+    tf.UnitShift(np.int64(3), axis=np.int32(0)), tf.UnitShift(2.0), tf.DropEvents(np.float32(0.5)), tf.PoolUnits(2.0)
 
 
 def test_axis_that_is_not_there(events, rng):
