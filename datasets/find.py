@@ -10,14 +10,10 @@ from pathlib import Path
 import pooch
 
 from nsim.datasets import cache
-from nsim.errors import DataError, EventWarning
+from nsim.errors import EventWarning, MissingDataError
 
 TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
 _told = set()  # files that `tell_unverified` has warned of in this process
-
-
-class MissingDataError(DataError):
-    """A file of a data set lies nowhere and cannot be downloaded either; a damaged one is another DataError."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from tqdm import tqdm
 import nsim
 from nsim import losses, nn, optim, plot
 from nsim.datasets import Synthetic
-from nsim.datasets.find import MissingDataError
-from nsim.errors import NsimError, ParameterError
+from nsim.errors import MissingDataError, NsimError, ParameterError
 
 # A smoke test: enough samples and epochs to see that everything runs.
 SMOKE = {"epochs": 2, "hidden": 64, "batch": 32}

@@ -17,7 +17,7 @@ from _shared import command_line, run, save
 import nsim
 from nsim import ann, convert, losses, optim, plot
 from nsim.datasets import FashionMNIST
-from nsim.errors import DataError
+from nsim.errors import MissingDataError
 
 STEPS = 32
 
@@ -26,7 +26,7 @@ def pictures(args):
     """(images float32 [S, 1, 28, 28], labels) of the training and of the test part."""
     try:
         parts = [FashionMNIST(split, args.data, download=not args.smoke) for split in ("train", "test")]
-    except DataError as error:
+    except MissingDataError as error:
         if not args.smoke or args.data is not None:
             raise
         print(f"{error}\n=> Going on with bright squares instead.\n")

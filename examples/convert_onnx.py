@@ -18,21 +18,28 @@ from nsim.errors import DataError
 SMALL = Path(__file__).resolve().parents[1] / "tests" / "data" / "residual_b.onnx"
 
 
-def pictures(args, net):
-    if args.images is None:
-        count, (*pixels, channels) = 8 if args.smoke else 64, net.nodes[0].shape
-        return np.random.default_rng(args.seed).normal(size=(count, channels, *pixels)).astype(np.float32)
+def given(path):
+    """Images from a file; of 2 at least, as one half sets the thresholds."""
     try:
-        return np.load(args.images, allow_pickle=False)
+        images = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{args.images}: no array in NumPy's format: {error}") from error
+        raise DataError(f"{path}: no array in NumPy's format: {error}") from error
+    if images.ndim < 2 or len(images) < 2:
+        raise DataError(f"{path}: an array of shape {images.shape}; expected 2 images or more, [B, C, H, W]")
+    return images
+
+
+def noise(args, net):
+    count, (*pixels, channels) = 8 if args.smoke else 64, net.nodes[0].shape
+    return np.random.default_rng(args.seed).normal(size=(count, channels, *pixels)).astype(np.float32)
 
 
 def main():
     files = [("model", "the network, an ONNX file"), ("images", "images, a .npy file")]
     args = command_line(__doc__, "convert-onnx", files=files)
-    net = ann.from_onnx(args.model or SMALL)
-    images = pictures(args, net)
+    images = None if args.images is None else given(args.images)
+    net = ann.from_onnx(args.model or SMALL, input_shape=None if images is None else images.shape[1:])
+    images = noise(args, net) if images is None else images
     calibration, tested = images[: len(images) // 2], images[len(images) // 2 :]
     output, _ = net.forward(tested)
     for phases in (4, 8):

@@ -15,7 +15,7 @@ from _shared import command_line, run, save
 import nsim
 from nsim import ann, convert, plot
 from nsim.datasets import CIFAR10
-from nsim.errors import DataError
+from nsim.errors import MissingDataError, ParameterError
 
 CODES = {"bistable, K = 4": convert.Bistable(phases=4), "IF, signed, bursts of 2": convert.IF(signed=True, burst=2)}
 
@@ -26,7 +26,7 @@ def pictures(args):
     """Images to calibrate with, images to test with, labels, and what the data are called."""
     try:
         parts = [CIFAR10(split, args.data, download=not args.smoke) for split in ("train", "test")]
-    except DataError as error:
+    except MissingDataError as error:
         if not args.smoke or args.data is not None:
             raise
         print(f"{error}\n=> Going on with noise, to see that everything runs.\n")
@@ -45,7 +45,7 @@ def network(args):
     elif args.smoke:
         print("no --weights: the network is untrained, and its answers say nothing")
     else:
-        raise DataError("convert_resnet20.py needs --weights, a file of trained weights; --smoke goes without")
+        raise ParameterError("convert_resnet20.py needs --weights, a file of trained weights; --smoke goes without")
     return net
 
 

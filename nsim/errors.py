@@ -17,6 +17,10 @@ class DataError(NsimError, ValueError):
     """A file is missing, truncated, of another format, or does not match its checksum."""
 
 
+class MissingDataError(DataError):
+    """A file of a data set lies nowhere and cannot be downloaded either."""
+
+
 class ParameterError(NsimError, ValueError):
     """A parameter (time constant, threshold, weight, option) has an impossible value."""
 
@@ -42,4 +46,4 @@ class MissingPackageError(NsimError, ImportError):
 
 
 class EventWarning(UserWarning):
-    """Events were left out of a batch, and the message says how many and why."""
+    """Events were left out of a batch, or are of a file that cannot be verified; the message says which and why."""

@@ -17,7 +17,7 @@ import pytest
 
 from nsim import Spikes
 from nsim.datasets import SHD, Synthetic, write_shd
-from nsim.datasets.find import MissingDataError
+from nsim.errors import MissingDataError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
