@@ -341,6 +341,7 @@ def to(spikes: Spikes, device: str) -> Spikes:
     """These events on a device, without the tape; themselves where they are there already."""
     if spikes.device == device:
         return spikes
+    spikes.check_values(f"to({device!r})")
     return spikes.to_cpu() if device == "cpu" else operations(check_device(device)).spikes_to_device(spikes)
 
 

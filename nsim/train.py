@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nsim import io, optim
 from nsim.backend import moved, operations
+from nsim.checks import all_finite
 from nsim.errors import DataError, ParameterError, StepOverflow, TrainingError
 from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, with_lengths
 from nsim.events import tick
@@ -374,7 +375,7 @@ def _bad_gradient(net):
         if p.grad is None:
             continue
         grad = moved(p.grad, "cpu")
-        if not np.isfinite(grad.sum()) and not np.isfinite(grad).all():
+        if not all_finite(grad):
             return f"layer {name.rpartition('.')[0] or name!r}: the gradient of {name} holds {_first_bad(grad)}"
     return None
 
