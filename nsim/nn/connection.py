@@ -8,6 +8,7 @@ import numpy as np
 
 from nsim import arrays, neurons, sweeps
 from nsim.backend import device_of, on_device, per_device
+from nsim.checks import all_finite, float_type
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
@@ -28,13 +29,6 @@ def generator(value: int | None = None) -> np.random.Generator:
     return _generator if value is None else np.random.default_rng(value)
 
 
-def whole(layer: str, **values):
-    """Refuse numbers that are not whole or below their least value; `values` are (value, least) by name."""
-    for name, (value, least) in values.items():
-        if int(value) != value or value < least:
-            raise ParameterError(f"{layer}: {name} = {value}: expected a whole number of at least {least}")
-
-
 class Connection(Module):
     """Base of the layers of neurons. A subclass gives the numbers of neurons, the shapes of its arrays and `describe`,
     and what its drive reads where that is not the weights as they are.
@@ -51,6 +45,8 @@ class Connection(Module):
         Kernel module of the drive, see `nsim.backend.CONNECTIONS`.
     products : bool
         Whether the drive has a form as a matrix product.
+    dtype : float32 or float64
+        Of the weights and of all that is computed.
     kernel_shape : tuple
         Shape of the weights as the kernels read them, and of their gradient.
     """
@@ -66,6 +62,7 @@ class Connection(Module):
             raise ParameterError(
                 f"nn.{layer}: recurrent=True needs a spiking neuron, {type(neuron).__name__} has no spikes"
             )
+        self.dtype = dtype = float_type(f"nn.{layer}", dtype)
         self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
         self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
         rng = generator(seed)
@@ -136,6 +133,7 @@ class Connection(Module):
         raise ParameterError(f"{self.label}: {type(self.neuron).__name__} has {', '.join(self.raw)}, not {name!r}")
 
     def check_for(self, table):
+        self._check_parameters()
         table.check_layer(self)
 
     def tensors(self) -> list[Tensor]:
@@ -148,23 +146,33 @@ class Connection(Module):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def _check(self, spikes):
-        if not isinstance(spikes, Spikes):
+        self.check(spikes)
+        _, steps, n = spikes.shape
+        if steps == self.n_in != n:
             raise ShapeError(
-                f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes; "
-                "make it with Spikes.from_dense(a, dt) from counts [B, T, N], or Spikes.from_events(...)"
+                f"{self.label}: input has {n} neurons, expected {self.n_in}, which is its number of steps: axes are "
+                "[batch, time, neuron], and time and neuron look swapped; give a.transpose(0, 2, 1)"
             )
         self.space_after(spikes.space)
         device_of(spikes, *self.parameters())
+        self._check_parameters()
+
+    def _check_parameters(self):
         for name, tensor in self.named_parameters().items():
             data = tensor.data
             if on_device(data):
-                continue  # checked where it went there; a look at its values would wait for the device
+                continue  # checked before it went there; a look at its values would wait for the device
+            if data.dtype != self.dtype:
+                raise ParameterError(
+                    f"{self.label}: {name}.data has dtype {data.dtype}, expected {self.dtype}; "
+                    f"give .astype(np.{self.dtype}), or write into it with .data[...] = values"
+                )
             if name in self.shapes and (data.shape != self.shapes[name] or not data.flags.c_contiguous):
                 raise ShapeError(
                     f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {self.shapes[name]}; "
                     "write into it with .data[...] = values"
                 )
-            if not np.isfinite(data.sum()) and not np.isfinite(data).all():
+            if not all_finite(data):
                 raise ParameterError(f"{self.label}: {name} holds NaN or infinity")
 
     def __call__(self, spikes: Spikes):
