@@ -8,7 +8,7 @@ import numpy as np
 
 from nsim import arrays, neurons, sweeps
 from nsim.backend import device_of, on_device, per_device
-from nsim.checks import all_finite, float_type
+from nsim.checks import all_finite, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
@@ -202,11 +202,12 @@ class Connection(Module):
         Any cutting of the time axis gives the same bits as the whole run.
         """
         self._check(spikes)
+        self.check_state(state, 1)
         size, steps, _ = spikes.shape
         maker = (repr(self), str(self.weight.dtype), spikes.dt, self.device)
         if state is None:
             line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
-        elif len(state) != 1 or state[0][0] != maker:
+        elif not isinstance(state[0], tuple) or state[0][0] != maker:
             raise ShapeError(
                 f"{self.label}: state of another layer or device, or another dt than {spikes.dt:g} s; "
                 "give the `state` that a run of this network returned"
@@ -215,9 +216,7 @@ class Connection(Module):
             _, line, inner = state[0]
             if len(inner[0]) != size:
                 raise ShapeError(f"{self.label}: state is of {len(inner[0])} samples, the input has {size}")
-        neurons_ = np.asarray([] if record is None else record, np.int64)
-        if neurons_.size and (neurons_.min() < 0 or neurons_.max() >= self.n_out):
-            raise ShapeError(f"{self.label}: record = {neurons_.tolist()}: neurons are 0 to {self.n_out - 1}")
+        neurons_ = self._watched(record)
         source = spikes
         if self.delay:
             source = join(line, spikes.to("cpu"))
@@ -227,6 +226,16 @@ class Connection(Module):
             output, recorded, inner = run(spikes, source.to(spikes.device), inner, neurons_)
         fired = [output] if self.neuron.spiking else []
         return Run(output, fired, {0: recorded} if neurons_.size else {}, [(maker, line, inner)])
+
+    def _watched(self, record):
+        """The neurons to record, int64 [K]."""
+        chosen = np.asarray([] if record is None else record, object)
+        if chosen.ndim != 1 or not all(map(is_whole, chosen)):
+            raise ParameterError(f"{self.label}: record = {record!r}: expected a list of neurons, such as [0, 5]")
+        chosen = chosen.astype(np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_out):
+            raise ShapeError(f"{self.label}: record = {chosen.tolist()}: neurons are 0 to {self.n_out - 1}")
+        return chosen
 
     @per_device
     def _run_spiking(self, spikes, source, inner, watch):

@@ -57,6 +57,16 @@ class Module:
             )
         spikes.check_values(f"{self.label}: input")
 
+    def check_state(self, state, layers: int):
+        """Refuse what is no `state` of an earlier run, or one of another number of layers."""
+        if not isinstance(state, (list, tuple, type(None))):
+            given = type(state).__name__
+            raise ShapeError(
+                f"{self.label}: state is {given}, expected the `state` that a run of this network returned"
+            )
+        if state is not None and len(state) != layers:
+            raise ShapeError(f"{self.label}: state has {len(state)} layers, this network has {layers}")
+
     def through(self, spikes, fired: list):
         """The output for `spikes`; what each layer of spiking neurons inside fires is appended to `fired`."""
         return self(spikes)
