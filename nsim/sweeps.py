@@ -60,6 +60,8 @@ def spiking(layer, spikes: Spikes) -> Spikes:
     """
     parents = (spikes, *layer.tensors())
     keep = recording(*parents)
+    if keep:
+        compiled_surrogate(layer.neuron.surrogate, layer.weight.dtype)  # says now what is wrong with it
     out, _ = forward(layer, spikes, keep=keep)
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 

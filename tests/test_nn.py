@@ -320,3 +320,22 @@ def test_a_surrogate_whose_option_is_changed_is_the_changed_one():
     layer.neuron.surrogate.slope = [5.0]
     with pytest.raises(ParameterError, match=r"slope=\[5.0\]\): .*numbers or tuples"):
         net(cases.spikes(2, 6, 9)).sum().backward()
+
+
+def unbound(u):
+    return u * undefined_factor  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "g, text",
+    [
+        (unbound, r"Custom\(unbound\): Numba cannot compile g\(u\): .*undefined_factor"),
+        (lambda u: "steep", r"Custom\(<lambda>\): Numba cannot compile g\(u\): .*No conversion from .*steep"),
+        (lambda u: np.linalg.nothing(u), "cannot compile g.*nothing"),
+        (lambda u, v: u, "cannot compile g.*"),
+    ],
+)
+def test_a_surrogate_that_cannot_be_compiled_is_refused_before_the_sweep(g, text, monkeypatch):
+    monkeypatch.setattr(nsim.sweeps, "forward", lambda *a, **k: pytest.fail("it began to compute"))
+    with pytest.raises(ParameterError, match=text):
+        nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(g)))(cases.spikes())
