@@ -42,4 +42,4 @@ class MissingPackageError(NsimError, ImportError):
 
 
 class EventWarning(UserWarning):
-    """Events were left out of a batch, and the message says how many and why."""
+    """Events were left out of a batch, or a layer has none to train on; the message says which and why."""

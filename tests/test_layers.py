@@ -19,7 +19,7 @@ ORDER = [
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.ann"],
     ["nsim.convert"],
-    ["nsim.io", "nsim.evaluation", "nsim.train", "nsim.plot", "nsim.datasets"],
+    ["nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
