@@ -161,19 +161,14 @@ class Spikes:
         if amount.size and (amount.min() < 0 or np.any(amount != np.floor(amount))):
             with np.errstate(over="ignore"):  # refused below
                 values = amount.astype(np.float32)
-            if not np.isfinite(values).all():
-                k = int(np.argmax(~np.isfinite(values)))
-                raise EventError(
-                    f"from_dense: {amount[k]} at sample {row[k] // steps}, step {row[k] % steps}, neuron {unit[k]}; "
-                    "sizes of events are kept as float32, up to 3.4e38: scale them down"
-                )
+            wrong, why = ~np.isfinite(values), "sizes of events are kept as float32, up to 3.4e38"
         else:
-            if amount.size and amount.max() >= MOST:
-                k = int(np.argmax(amount))
-                raise EventError(
-                    f"from_dense: {amount[k]} at sample {row[k] // steps}, step {row[k] % steps}, neuron {unit[k]}; "
-                    f"a whole count becomes that many events, and must be below {MOST:,}: scale the counts down"
-                )
+            wrong, why = amount >= MOST, f"a whole count becomes that many events, and must be below {MOST:,}"
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            place = f"sample {row[k] // steps}, step {row[k] % steps}, neuron {unit[k]}"
+            raise EventError(f"from_dense: {amount[k]} at {place}; {why}: scale the array down")
+        if values is None:
             repeat = amount.astype(np.int64)
             row, unit = np.repeat(row, repeat), np.repeat(unit, repeat)
         indptr = np.zeros(batch * steps + 1, np.int64)
