@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 
 from nsim.backend import check_device, moved, operations
-from nsim.datasets.labelled import check_batching, epoch_order, is_whole
+from nsim.checks import whole
+from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, bins, index_dtype, tick
 from nsim.kernels.assemble import assemble
@@ -20,8 +21,8 @@ class Batches:
         self, data, batch, *, dt, steps, shuffle, seed, transform, drop_last, binning, clamp, device, epoch
     ):  # fmt: skip
         check_batching(data, batch, seed, epoch, drop_last)
-        if steps is not None and not is_whole(steps, 1):
-            raise ParameterError(f"steps = {steps!r}: expected a whole number of at least 1")
+        if steps is not None:
+            whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
         self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last

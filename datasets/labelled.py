@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 
+from nsim.checks import whole
 from nsim.errors import ParameterError
 
 
@@ -80,16 +79,9 @@ def check_fraction(fraction):
         raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")
 
 
-def is_whole(value, least) -> bool:
-    """Whether this is a whole number of at least `least`; a string is none."""
-    return isinstance(value, Real) and least <= value < np.inf and int(value) == value
-
-
 def check_batching(data, batch, seed, epoch, drop_last):
     """ParameterError if these cannot make batches of a data set."""
-    for name, value, least in (("batch", batch, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
-        if not is_whole(value, least):
-            raise ParameterError(f"{name} = {value!r}: expected a whole number of at least {least}")
+    whole("batches", batch=(batch, 1), seed=(seed, 0), epoch=(epoch, 0))
     if len(data) == 0:
         raise ParameterError(f"batches: no sample of {data.name} is left")
     if drop_last and batch > len(data):

@@ -8,10 +8,10 @@ or a list of them and hands each batch a generator of its own, so that (seed, ep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 
+from nsim.checks import is_number, is_whole
 from nsim.datasets.recordings import Events
 from nsim.errors import ParameterError
 
@@ -19,13 +19,13 @@ LAST = 2**31 - 1  # microseconds that an int32 can hold
 
 
 def _check(name, value, low, high=1e9, whole=False):
-    if not isinstance(value, Real) or not low <= value <= high or (whole and value != int(value)):
+    if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
         kind = "whole number" if whole else "number"
         raise ParameterError(f"{name} = {value!r}: expected a {kind} from {low:g} to {high:g}")
 
 
 def _check_axis(name, axis):
-    if not isinstance(axis, Integral):
+    if not is_whole(axis):
         raise ParameterError(f"{name}: axis = {axis!r}: expected a whole number, of an axis of the neurons' space")
 
 

@@ -6,6 +6,7 @@ import importlib
 from contextlib import nullcontext
 from functools import cache, lru_cache, wraps
 
+import numba
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
@@ -122,7 +123,25 @@ def compiled_surrogate(surrogate, dtype):
 def _surrogate(kind, options, scalar):
     surrogate = object.__new__(kind)
     vars(surrogate).update(options)
-    return make_surrogate(surrogate.function(scalar(1)), scalar)
+    g = surrogate.function(scalar(1))
+    try:
+        return make_surrogate(g, scalar)
+    except Exception as error:
+        if why := _fault(g, scalar):
+            raise ParameterError(f"{surrogate!r}: Numba cannot compile g(u): {why}") from error
+        raise
+
+
+def _fault(g, scalar) -> str | None:
+    """Why Numba cannot compile a function of one number by itself, in its own first words; None where it can."""
+    number = numba.from_dtype(np.dtype(scalar))
+    try:
+        numba.njit(number(number))(g)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = [line for line in lines if not line.startswith("Failed in")]  # the name of a stage of the compiler
+        return (said or lines or [type(error).__name__])[0]
+    return None
 
 
 @cache

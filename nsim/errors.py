@@ -46,4 +46,5 @@ class MissingPackageError(NsimError, ImportError):
 
 
 class EventWarning(UserWarning):
-    """Events were left out of a batch, or are of a file that cannot be verified; the message says which and why."""
+    """Events were left out of a batch, are of a file that cannot be verified, or never reach a layer; the message says
+    which and why."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nsim import losses
-from nsim.errors import DataError
+from nsim.errors import DataError, ParameterError
 from nsim.events import step_mask
 from nsim.tape import no_grad
 
@@ -136,6 +136,8 @@ def batches_of(data, batch, dt, steps, clamp, binning, device, **options):
 def with_lengths(loss):
     """The loss as a function of (output, labels, lengths); lengths are passed on to a loss that takes them."""
     loss = losses.cross_entropy if loss is None else loss
+    if not callable(loss):
+        raise ParameterError(f"loss = {loss!r}; expected a function (output, labels) -> Tensor, such as cross_entropy")
     if "lengths" in inspect.signature(loss).parameters:
         return lambda output, labels, lengths: loss(output, labels, lengths=lengths)
     return lambda output, labels, lengths: loss(output, labels)

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsim.checks import all_finite, is_finite, is_whole
 from nsim.errors import EventError, EventWarning, GradientError, ParameterError, ShapeError
 from nsim.kernels.assemble import rows_from_events
+
+LONGEST = 2**52  # microseconds, 143 years: up to here the binning kernel divides exactly
+MOST = 2**31  # events of one neuron and step
 
 
 def index_dtype(n: int) -> np.dtype:
@@ -18,8 +22,8 @@ def index_dtype(n: int) -> np.dtype:
 
 def tick(dt: float) -> int:
     """A step of dt seconds in whole microseconds, the unit of all binning."""
-    if not np.isfinite(dt) or dt <= 0:
-        raise ParameterError(f"dt = {dt}: a step must be positive and finite, in seconds (for example 1e-3)")
+    if not is_finite(dt) or dt <= 0:
+        raise ParameterError(f"dt = {dt!r}: a step must be positive and finite, in seconds (for example 1e-3)")
     us = int(np.rint(1e6 * dt))
     if us < 1:
         raise ParameterError(f"dt = {dt} s is shorter than a microsecond, the resolution of event times")
@@ -39,6 +43,12 @@ def microseconds(times: np.ndarray) -> np.ndarray:
     if bad.any():
         k = int(np.argmax(bad))
         raise EventError(f"event {k} has time {wide[k]}: times must be finite and not negative, in seconds from t = 0")
+    if wide.size and wide.max() >= LONGEST * 1e-6:
+        k = int(np.argmax(wide))
+        raise EventError(
+            f"event {k} has time {wide[k]}: times must be below {LONGEST * 1e-6:.3g} s, in seconds from t = 0 "
+            "(microseconds: times * 1e-6)"
+        )
     return np.rint(wide * 1e6).astype(np.int64)
 
 
@@ -101,14 +111,12 @@ class Spikes:
     device = "cpu"
 
     def __init__(self, indptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None):
-        self.shape = tuple(int(k) for k in shape)
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ShapeError(f"Spikes of shape {shape}: expected [B, T, N] with at least one of each")
+        self.shape = _shape(shape)
         batch, steps, n = self.shape
         if len(indptr) != batch * steps + 1:
             raise ShapeError(f"Spikes of shape {self.shape}: indptr has {len(indptr)} entries, not B*T + 1")
+        tick(dt)
         self.dt = float(dt)
-        tick(self.dt)
         self.indptr, self.indices, self.values = indptr, indices, values
         self.space = (n,) if space is None else tuple(int(k) for k in space)
         if int(np.prod(self.space)) != n:
@@ -132,7 +140,7 @@ class Spikes:
         Raises
         ------
         ShapeError, EventError
-            If `a` has another number of axes, is empty, or holds NaN or infinity.
+            If `a` has another number of axes, is empty, or holds NaN, infinity or what is too large to keep.
         """
         a = np.asarray(a)
         if a.ndim == 5 and space is None:
@@ -151,8 +159,16 @@ class Spikes:
         amount = rows[row, unit]
         values = None
         if amount.size and (amount.min() < 0 or np.any(amount != np.floor(amount))):
-            values = amount.astype(np.float32)
+            with np.errstate(over="ignore"):  # refused below
+                values = amount.astype(np.float32)
+            wrong, why = ~np.isfinite(values), "sizes of events are kept as float32, up to 3.4e38"
         else:
+            wrong, why = amount >= MOST, f"a whole count becomes that many events, and must be below {MOST:,}"
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            place = f"sample {row[k] // steps}, step {row[k] % steps}, neuron {unit[k]}"
+            raise EventError(f"from_dense: {amount[k]} at {place}; {why}: scale the array down")
+        if values is None:
             repeat = amount.astype(np.int64)
             row, unit = np.repeat(row, repeat), np.repeat(unit, repeat)
         indptr = np.zeros(batch * steps + 1, np.int64)
@@ -190,6 +206,7 @@ class Spikes:
         EventError, ShapeError, ParameterError
             If arrays differ in length, or a sample, unit or time is out of range.
         """
+        shape = batch, steps, n = _shape((batch, steps, n))
         samples, units = np.asarray(samples), np.asarray(units)
         us = microseconds(times)
         if not samples.shape == us.shape == units.shape or us.ndim != 1:
@@ -216,7 +233,6 @@ class Spikes:
                 EventWarning,
                 stacklevel=2,
             )
-        shape = (batch, steps, n)
         return cls(indptr, indices, shape, dt=dt, space=space, lengths=_checked(lengths, shape))
 
     def to_dense(self) -> np.ndarray:
@@ -225,6 +241,17 @@ class Spikes:
         key = self.rows().astype(np.int64) * n + self.indices
         dense = np.bincount(key, weights=self.values, minlength=batch * steps * n)
         return dense.astype(np.float32).reshape(self.shape)
+
+    def check_values(self, where: str):
+        """Refuse graded events whose size is not finite; `where` begins the message."""
+        if self.values is None or self.device != "cpu" or all_finite(self.values):
+            return
+        k = int(np.argmax(~np.isfinite(self.values)))
+        sample, step = divmod(int(np.searchsorted(self.indptr, k, side="right")) - 1, self.shape[1])
+        raise EventError(
+            f"{where}: event of size {self.values[k]} at sample {sample}, step {step}, neuron {self.indices[k]}; "
+            "sizes of events (Spikes.values) must be finite"
+        )
 
     def rows(self) -> np.ndarray:
         """The row b*T + t of each event, int64 [number of events]."""
@@ -346,20 +373,26 @@ def step_mask(lengths, batch: int, steps: int) -> np.ndarray:
     """True where a step belongs to its sample, bool [B, T]; everywhere if `lengths` is None."""
     if lengths is None:
         return np.ones((batch, steps), bool)
-    lengths = np.asarray(lengths)
-    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > steps:
-        raise ShapeError(f"lengths {lengths}: expected 1 to {steps} steps for each of {batch} samples")
-    return np.arange(steps) < lengths[:, None]
+    return np.arange(steps) < _checked(lengths, (batch, steps))[:, None]
+
+
+def _shape(shape):
+    """The shape of a batch, as whole numbers (B, T, N)."""
+    if len(shape) != 3 or not all(is_whole(k) and k >= 1 for k in shape):
+        raise ShapeError(f"Spikes of shape {tuple(shape)}: expected [B, T, N], whole numbers with at least one of each")
+    return tuple(int(k) for k in shape)
 
 
 def _checked(lengths, shape):
     """Lengths that a user gave, as int64 [B]."""
     if lengths is None:
         return None
-    batch, steps, _ = shape
-    lengths = np.asarray(lengths, np.int64)
+    batch, steps = shape[:2]
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iuf" or np.any(lengths != np.floor(lengths)):
+        raise ShapeError(f"lengths {lengths.tolist()}: expected whole numbers of steps")
     if lengths.shape != (batch,):
         raise ShapeError(f"lengths of shape {lengths.shape}: expected one number of steps for each of {batch} samples")
     if lengths.min() < 1 or lengths.max() > steps:
         raise ShapeError(f"lengths from {lengths.min()} to {lengths.max()}: expected 1 to {steps} steps")
-    return lengths
+    return lengths.astype(np.int64)

@@ -6,6 +6,7 @@ import numpy as np
 
 from nsim import ops
 from nsim.backend import per_device
+from nsim.checks import is_finite, is_number
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import step_mask
 from nsim.tape import Tensor, record
@@ -35,9 +36,9 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     ShapeError, ParameterError
         If the output does not fit the labels, a label is out of range, or `per_step` does not fit the output.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ParameterError(f"cross_entropy: label_smoothing = {label_smoothing}; expected 0 to 1")
-    scores = _scores(output)
+    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
+        raise ParameterError(f"cross_entropy: label_smoothing = {label_smoothing!r}; expected 0 to 1")
+    scores = _scores("cross_entropy", output)
     if scores.ndim != (3 if per_step else 2):
         way_out = (
             "per_step=True wants a readout [B, T, C], from LI(reduce=None)"
@@ -95,7 +96,7 @@ def mse(output, target) -> Tensor:
     ShapeError
         If the shapes differ.
     """
-    scores = _scores(output)
+    scores = _scores("mse", output)
     target = np.asarray(getattr(target, "data", target) if isinstance(target, Tensor) else target)
     if target.shape != scores.shape:
         raise ShapeError(f"mse: output of shape {scores.shape}, target of shape {target.shape}; the two must be equal")
@@ -171,18 +172,28 @@ def check_labels(labels, batch: int, classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _scores(output) -> Tensor:
+def _scores(name, output) -> Tensor:
     """A Tensor as it is; the counts of anything that can count its spikes."""
-    return output.counts() if hasattr(output, "counts") else output
+    if hasattr(output, "counts"):
+        return output.counts()
+    if not isinstance(output, Tensor):
+        raise ParameterError(
+            f"{name}: output is {type(output).__name__}, expected the Tensor or Spikes that a network gives, with "
+            "their gradient; nsim.Tensor(a) makes one of an array"
+        )
+    return output
 
 
 def _layers(name, spikes, limit, strength):
-    layers = [spikes] if hasattr(spikes, "counts") else list(spikes)
+    several = hasattr(spikes, "__iter__") and not hasattr(spikes, "counts")
+    layers = list(spikes) if several else [spikes]
+    if wrong := [type(layer).__name__ for layer in layers if not hasattr(layer, "counts")]:
+        raise ParameterError(f"{name}: spikes holds {wrong[0]}, expected Spikes or a list of them")
     if not layers:
         raise ParameterError(f"{name}: no layer given; the net has no hidden spiking layer to hold to a rate")
-    if not (np.isfinite(limit) and limit >= 0 and np.isfinite(strength)):
+    if not (is_finite(limit) and limit >= 0 and is_finite(strength)):
         raise ParameterError(
-            f"{name}: limit = {limit}, strength = {strength}; expected finite numbers, limit not negative"
+            f"{name}: limit = {limit!r}, strength = {strength!r}; expected finite numbers, limit not negative"
         )
     return layers
 

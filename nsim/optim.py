@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from nsim.backend import moved, on_device, operations, per_device
+from nsim.checks import is_finite, is_number, is_whole
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
 from nsim.kernels.jit import exact_kernel, kernel
 from nsim.tape import Tensor
@@ -78,10 +79,8 @@ class Optimizer:
         self.state = {b: {name: np.zeros_like(p.data) for name, p in self.params.items()} for b in self.buffers}
 
     def _check(self):
-        for name in {"lr", "weight_decay"} & set(self.options):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise ParameterError(f"{type(self).__name__}: {name} = {value}; expected a finite number, not negative")
+        rates = [name for name in ("lr", "weight_decay") if name in self.options]
+        _rates(type(self).__name__, **{name: getattr(self, name) for name in rates})
 
     def zero_grad(self):
         """Forget the gradients; call it before each backward pass."""
@@ -189,9 +188,9 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        if not 0 <= momentum < 1 or (nesterov and momentum == 0):
+        if not is_number(momentum) or not 0 <= momentum < 1 or (nesterov and momentum == 0):
             raise ParameterError(
-                f"SGD: momentum = {momentum}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"
+                f"SGD: momentum = {momentum!r}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"
             )
         self.buffers = ("momentum_buffer",) if momentum else ()
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
@@ -220,13 +219,14 @@ class Adam(Optimizer):
     buffers = ("m", "v")
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **more):
-        super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, **more)
+        super().__init__(params, lr=lr, betas=tuple(np.ravel(betas).tolist()), eps=eps, **more)
 
     def _check(self):
         super()._check()
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas) or not self.eps > 0:
+        good = len(self.betas) == 2 and all(is_number(b) and 0 <= b < 1 for b in self.betas)
+        if not (good and is_finite(self.eps) and self.eps > 0):
             raise ParameterError(
-                f"{type(self).__name__}: betas = {self.betas}, eps = {self.eps}; expected 0 <= beta < 1, eps > 0"
+                f"{type(self).__name__}: betas = {self.betas}, eps = {self.eps!r}; expected 0 <= beta < 1, eps > 0"
             )
 
     def _move(self, name, w, grad, dtype, decay=0.0):
@@ -282,8 +282,8 @@ def clip_grad_norm(params, max_norm: float) -> float:
     TrainingError
         If a gradient is not finite; the parameter is named. Not on a device, where the gradients then become NaN.
     """
-    if not max_norm > 0:
-        raise ParameterError(f"clip_grad_norm: max_norm = {max_norm}; expected a positive number")
+    if not is_number(max_norm) or not max_norm > 0:
+        raise ParameterError(f"clip_grad_norm: max_norm = {max_norm!r}; expected a positive number")
     params = {name: p for name, p in _named("clip_grad_norm", params).items() if p.grad is not None}
     if device := next((p.device for p in params.values() if on_device(p.grad)), None):
         grads, squares = operations(device).clipped([p.grad for p in params.values()], max_norm)
@@ -303,8 +303,8 @@ def clip_grad_norm(params, max_norm: float) -> float:
 
 def clip_grad_value(params, max_value: float):
     """Clip each entry of each gradient to [-max_value, max_value]."""
-    if not max_value > 0:
-        raise ParameterError(f"clip_grad_value: max_value = {max_value}; expected a positive number")
+    if not is_number(max_value) or not max_value > 0:
+        raise ParameterError(f"clip_grad_value: max_value = {max_value!r}; expected a positive number")
     for p in _named("clip_grad_value", params).values():
         if p.grad is not None:
             p.grad = np.minimum(np.maximum(p.grad, -max_value), max_value)
@@ -312,13 +312,15 @@ def clip_grad_value(params, max_value: float):
 
 def constant_lr(lr: float):
     """Schedule: lr(epoch) = lr."""
+    _rates("constant_lr", lr=lr)
     return lambda epoch: lr
 
 
 def step_lr(lr: float, every: int, factor: float = 0.1):
     """Schedule: lr(epoch) = lr * factor^(epoch // every)."""
-    if every < 1:
-        raise ParameterError(f"step_lr: every = {every}; expected at least 1 epoch")
+    _rates("step_lr", lr=lr, factor=factor)
+    if not is_whole(every) or every < 1:
+        raise ParameterError(f"step_lr: every = {every!r}; expected at least 1 epoch")
     return lambda epoch: lr * factor ** (epoch // every)
 
 
@@ -328,8 +330,9 @@ def cosine_lr(lr: float, epochs: int, warmup: int = 0, final: float = 0.0):
     lr(epoch) = lr (epoch + 1) / (warmup + 1) below warmup; then, with x = (epoch - warmup) / (epochs - warmup),
     final + (lr - final) (1 + cos(pi x)) / 2. Source: Loshchilov & Hutter 2017, equation 5, without restarts.
     """
-    if not 0 <= warmup < epochs:
-        raise ParameterError(f"cosine_lr: warmup = {warmup}, epochs = {epochs}; expected 0 <= warmup < epochs")
+    _rates("cosine_lr", lr=lr, final=final)
+    if not (is_number(warmup) and is_number(epochs) and 0 <= warmup < epochs):
+        raise ParameterError(f"cosine_lr: warmup = {warmup!r}, epochs = {epochs!r}; expected 0 <= warmup < epochs")
 
     def rate(epoch):
         if epoch < warmup:
@@ -340,12 +343,20 @@ def cosine_lr(lr: float, epochs: int, warmup: int = 0, final: float = 0.0):
     return rate
 
 
+def _rates(where, **values):
+    """Refuse what is no finite number, not negative."""
+    for name, value in values.items():
+        if not (is_finite(value) and value >= 0):
+            raise ParameterError(f"{where}: {name} = {value!r}; expected a finite number, not negative")
+
+
 def _named(where, params) -> dict:
     """Parameters by name, each once."""
-    if isinstance(params, dict):
-        named = dict(params)
-    else:
-        params = list(params)
+    named = dict(params) if isinstance(params, dict) else None
+    params = list(params if named is None else named.values()) if hasattr(params, "__iter__") else [params]
+    if wrong := [type(p).__name__ for p in params if not isinstance(p, Tensor)]:
+        raise ParameterError(f"{where}: params holds {wrong[0]}, expected parameters (Tensor); pass net.parameters()")
+    if named is None:
         names = [p.name for p in params]
         if None in names or len(set(names)) < len(names):
             names = [str(k) for k in range(len(params))]

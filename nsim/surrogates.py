@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba.extending import register_jitable
 
+from nsim.checks import is_finite
 from nsim.errors import ParameterError
 
 
@@ -29,8 +30,8 @@ class Surrogate:
 
 
 def _positive(name, value):
-    if not (np.isfinite(value) and value > 0):
-        raise ParameterError(f"{name} = {value}: must be positive and finite")
+    if not (is_finite(value) and value > 0):
+        raise ParameterError(f"{name} = {value!r}: must be positive and finite")
     return float(value)
 
 

@@ -60,6 +60,8 @@ def spiking(layer, spikes: Spikes) -> Spikes:
     """
     parents = (spikes, *layer.tensors())
     keep = recording(*parents)
+    if keep:
+        compiled_surrogate(layer.neuron.surrogate, layer.weight.dtype)  # says now what is wrong with it
     out, _ = forward(layer, spikes, keep=keep)
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 
@@ -341,6 +343,7 @@ def to(spikes: Spikes, device: str) -> Spikes:
     """These events on a device, without the tape; themselves where they are there already."""
     if spikes.device == device:
         return spikes
+    spikes.check_values(f"to({device!r})")
     return spikes.to_cpu() if device == "cpu" else operations(check_device(device)).spikes_to_device(spikes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nsim import io, optim
-from nsim.backend import moved, operations
-from nsim.errors import DataError, ParameterError, StepOverflow, TrainingError
+from nsim.backend import operations
+from nsim.blame import bad_gradient, bad_parameter, blame, unreachable
+from nsim.checks import is_finite, is_whole
+from nsim.errors import DataError, EventWarning, ParameterError, StepOverflow, TrainingError
 from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, with_lengths
 from nsim.events import tick
 
@@ -93,18 +96,25 @@ def fit(
     ------
     TrainingError
         If the loss or a gradient is no longer finite; the layer is named and the last checkpoint kept.
+    EventError
+        If an event of the input has a size that is not finite.
     DataError, ParameterError
         If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings. Data
         are told apart by name and number of samples, functions by name and the options of a `partial`.
+
+    Warns
+    -----
+    EventWarning
+        Once, where a hidden layer had neither a spike nor an active site in an epoch and was therefore not trained.
     """
     if device is not None:
         net.to(device)
     opt = optim.Adam(net.parameters()) if opt is None else opt
     run = _Run(
         net=net, data=data, epochs=epochs, batch=batch, dt=dt, steps=steps, opt=opt, loss=loss, val=val,
-        transform=transform, regularizers=list(regularizers), schedule=schedule, clip=clip, seed=seed, clamp=clamp,
-        binning=binning,
-        out=None if out is None else Path(out), patience=patience, progress=progress,
+        transform=transform, regularizers=regularizers, schedule=schedule, clip=clip, seed=seed, clamp=clamp,
+        binning=binning, out=None if out is None else Path(out), patience=patience, progress=progress,
+        callbacks=callbacks,
     )  # fmt: skip
     run.check()
     if resume:
@@ -160,6 +170,8 @@ class _Run:
     out: Path | None
     patience: int | None
     progress: bool
+    callbacks: list
+    warned: bool = False
     history: dict = field(default_factory=lambda: {key: [] for key in KEYS})
     best_weights: dict | None = None
 
@@ -167,15 +179,15 @@ class _Run:
         """Refuse impossible options before anything is computed; note the settings that a resumed run must share."""
         for name, least in (("epochs", 1), ("batch", 1), ("steps", 1), ("seed", 0), ("patience", 1)):
             value = getattr(self, name)
-            if not (isinstance(value, (int, np.integer)) and value >= least) and not (
-                name == "patience" and value is None
-            ):
+            if not (is_whole(value) and value >= least) and not (name == "patience" and value is None):
                 raise ParameterError(f"fit: {name} = {value!r}; expected a whole number, at least {least}")
+            setattr(self, name, value if value is None else int(value))
         tick(self.dt)
+        self.check_functions()
         if self.patience is not None and self.val is None:
             raise ParameterError("fit: patience needs val, held-out data to be patient about")
-        if self.clip is not None and not self.clip > 0:
-            raise ParameterError(f"fit: clip = {self.clip}; expected a positive norm, or None")
+        if self.clip is not None and not (is_finite(self.clip) and self.clip > 0):
+            raise ParameterError(f"fit: clip = {self.clip!r}; expected a positive norm, or None")
         for name, part in (("data", self.data), *([] if self.val is None else [("val", self.val)])):
             if not hasattr(part, "batches"):
                 raise ParameterError(f"fit: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
@@ -183,6 +195,8 @@ class _Run:
                 raise DataError(f"fit: {name} holds no sample, so there is no batch")
         if not hasattr(self.net, "__iter__"):
             raise ParameterError(f"fit: the net is a {type(self.net).__name__}; put it into nn.Sequential(...)")
+        if not isinstance(self.opt, optim.Optimizer):
+            raise ParameterError(f"fit: opt = {self.opt!r}; expected one such as optim.Adam(net.parameters(), lr=1e-3)")
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
@@ -199,6 +213,21 @@ class _Run:
             if not os.access(self.out, os.W_OK):
                 raise DataError(f"fit: out = {self.out}: no permission to write; give another folder")
             self.net.describe()  # refuses what cannot be written to a file
+
+    def check_functions(self):
+        """Refuse what is no function where one is called, or no list of them where several are."""
+        if self.schedule is not None and not callable(self.schedule):
+            raise ParameterError(
+                f"fit: schedule = {self.schedule!r}; expected a function epoch -> lr, such as optim.cosine_lr gives; "
+                "a constant lr is set in opt"
+            )
+        for name in ("regularizers", "callbacks"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or not all(map(callable, value)):
+                raise ParameterError(f"fit: {name} = {value!r}; expected a list of functions, such as [{name[:-1]}]")
+        parts = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
+        if self.transform is not None and not all(map(callable, parts)):
+            raise ParameterError(f"fit: transform = {self.transform!r}; expected a function, a list of them, or None")
 
     @property
     def done(self):
@@ -271,6 +300,14 @@ class _Run:
             if self.val is not None:
                 bar.set_postfix_str(f"{totals.line()}, val {entry['val_accuracy']:.1%}")
         entry["seconds"] = time.perf_counter() - began
+        if not self.warned and (silent := unreachable(self.net, self.opt, entry)):
+            self.warned = True
+            warnings.warn(
+                f"{silent}: no spike and no active site in all of epoch {epoch}, so that no loss reaches it "
+                "or what is below; enlarge its weights, or add losses.spike_rate_lower to regularizers",
+                EventWarning,
+                stacklevel=3,
+            )
         for key, values in self.history.items():
             values.append(entry[key])
 
@@ -294,7 +331,7 @@ class _Run:
         try:
             output, hidden = self.net(spikes, hidden=True)
         except ParameterError as error:
-            if bad := _bad_parameter(self.net):
+            if bad := bad_parameter(self.net):
                 raise TrainingError(f"{where}: {bad}; {self.last_good}") from error
             raise
         total = loss = self.loss(output, labels, spikes.lengths)
@@ -320,17 +357,15 @@ class _Run:
     def judge(self, spikes, output, hidden, total, where):
         """Stop the training where the loss or a gradient is not finite."""
         if not np.isfinite(total.item()):
-            blame = _blame(self.net, spikes.to("cpu"), [layer.to("cpu") for layer in hidden], output)
-            raise TrainingError(
-                f"{where}: the loss is {total.item()}; {blame}; lower lr or give clip=; {self.last_good}"
-            )
-        if bad := _bad_gradient(self.net):
+            why = blame(self.net, spikes.to("cpu"), [layer.to("cpu") for layer in hidden], output)
+            raise TrainingError(f"{where}: the loss is {total.item()}; {why}; lower lr or give clip=; {self.last_good}")
+        if bad := bad_gradient(self.net):
             raise TrainingError(f"{where}: {bad}; lower lr or give clip=; {self.last_good}")
 
     def validate(self, epoch):
         if self.val is None:
             return {"val_loss": np.nan, "val_accuracy": np.nan}
-        if bad := _bad_parameter(self.net):
+        if bad := bad_parameter(self.net):
             raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=; {self.last_good}")
         result = evaluate(
             self.net, self.val, batch=self.batch, dt=self.dt, steps=self.steps, loss=self.loss, binning=self.binning
@@ -345,7 +380,7 @@ class _Run:
         A run killed between the two repeats this epoch from the older last.h5 and writes the same best.h5 again.
         """
         epoch = self.history["epoch"][-1]
-        if bad := _bad_parameter(self.net):
+        if bad := bad_parameter(self.net):
             raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=")
         if self.val is not None and self.best_epoch == epoch:
             self.best_weights = self.net.state_dict()
@@ -358,41 +393,3 @@ class _Run:
             arrays = {f"history.{key}": np.array(values) for key, values in self.history.items()}
             arrays |= {f"best.{name}": a for name, a in (self.best_weights or {}).items()}
             io.save(self.out / "last.h5", self.net, self.opt, settings=self.settings, **arrays)
-
-
-def _bad_parameter(net):
-    """The first parameter that is not finite, in words, or None."""
-    for name, p in net.named_parameters().items():
-        if not np.isfinite(p.numpy()).all():
-            return f"layer {name.rpartition('.')[0] or name!r}: parameter {name} holds {_first_bad(p.numpy())}"
-    return None
-
-
-def _bad_gradient(net):
-    """The gradient that is not finite and nearest to the loss, where the backward pass met it first, or None."""
-    for name, p in reversed(net.named_parameters().items()):
-        if p.grad is None:
-            continue
-        grad = moved(p.grad, "cpu")
-        if not np.isfinite(grad.sum()) and not np.isfinite(grad).all():
-            return f"layer {name.rpartition('.')[0] or name!r}: the gradient of {name} holds {_first_bad(grad)}"
-    return None
-
-
-def _blame(net, spikes, hidden, output):
-    """Where the first number that is not finite stands: input, parameters, hidden layers, readout, loss."""
-    if spikes.values is not None and not np.isfinite(spikes.values).all():
-        return f"the input holds {_first_bad(spikes.values)}"
-    if bad := _bad_parameter(net):
-        return bad
-    layers = [layer.name for layer in net.connections()]
-    for name, layer in zip(layers, hidden, strict=False):
-        if layer.active is not None and not np.isfinite(layer.active.u).all():
-            return f"layer {name}: its output comes from a potential of {_first_bad(layer.active.u)}"
-    if hasattr(output, "data") and not np.isfinite(output.numpy()).all():
-        return f"layer {layers[-1]}: its output holds {_first_bad(output.numpy())}"
-    return "all layers are finite, so the loss function made it"
-
-
-def _first_bad(a):
-    return a[~np.isfinite(a)].flat[0]

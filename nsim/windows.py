@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsim.checks import is_whole
 from nsim.errors import ParameterError, ShapeError
 
 
 def pair(label: str, name: str, value, least: int) -> tuple[int, int]:
     """A whole number, or one for each axis (height, width), as a pair."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or any(int(k) != k or k < least for k in values):
+    if len(values) != 2 or any(not is_whole(k) or k < least for k in values):
         raise ParameterError(
             f"{label}: {name} = {value!r}: expected a whole number of at least {least}, or a pair (height, width)"
         )

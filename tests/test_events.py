@@ -223,6 +223,14 @@ GOOD = {"samples": [0, 1], "times": [0.0, 1e-3], "units": [2, 0], "batch": 2, "n
         ({"samples": [], "times": [], "units": [], "batch": 0}, ShapeError, "at least one of each"),
         ({"samples": [], "times": [], "units": [], "n": 0}, ShapeError, "at least one of each"),
         ({"samples": [], "times": [], "units": [], "steps": 0}, ShapeError, "at least one of each"),
+        ({"times": [0.0, 1e20]}, EventError, r"event 1 has time 1e\+20: times must be below 4.5e\+09 s"),
+        ({"steps": 2.5}, ShapeError, r"shape \(2, 2.5, 3\): expected \[B, T, N\], whole numbers"),
+        ({"batch": 2.5}, ShapeError, "whole numbers"),
+        ({"n": "3"}, ShapeError, "whole numbers"),
+        ({"dt": "1ms"}, ParameterError, "dt = '1ms': a step must be positive"),
+        ({"dt": None}, ParameterError, "dt = None"),
+        ({"lengths": [2.7, 4]}, ShapeError, r"lengths \[2.7, 4.0\]: expected whole numbers of steps"),
+        ({"lengths": ["a", "b"]}, ShapeError, "expected whole numbers of steps"),
         ({"lengths": [4]}, ShapeError, r"lengths of shape \(1,\)"),
         ({"lengths": [0, 4]}, ShapeError, "lengths from 0 to 4: expected 1 to 4 steps"),
         ({"lengths": [1, 5]}, ShapeError, "lengths from 1 to 5: expected 1 to 4 steps"),
@@ -247,6 +255,8 @@ def test_from_events_refuses(change, error, text):
         ([[[0, 1], [np.nan, 0]]], EventError, "nan at sample 0, step 1, neuron 0; counts must be finite"),
         ([[[0, np.inf]]], EventError, "inf at sample 0, step 0, neuron 1"),
         ([[[-np.inf, 0]]], EventError, "-inf at sample 0, step 0, neuron 0"),
+        ([[[0.5, 0]], [[0, -1e39]]], EventError, r"-1e\+39 at sample 1, step 0, neuron 1; .* up to 3.4e38: scale"),
+        ([[[0, 0], [0, 1e300]]], EventError, r"1e\+300 at sample 0, step 1, neuron 1; .* below 2,147,483,648: scale"),
     ],
 )
 def test_from_dense_refuses(dense, error, text):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A module imports from lower lines only, or from its own where no circle comes about.
 ORDER = [
-    ["nsim.errors", "nsim.arrays", "nsim.cuda"],
+    ["nsim.errors", "nsim.checks", "nsim.arrays", "nsim.cuda"],
     ["nsim.surrogates"],
     ["nsim.neurons", "nsim.kernels"],
     ["nsim.events", "nsim.windows"],
@@ -19,7 +19,7 @@ ORDER = [
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.ann"],
     ["nsim.convert"],
-    ["nsim.io", "nsim.evaluation", "nsim.train", "nsim.plot", "nsim.datasets"],
+    ["nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -129,6 +129,11 @@ def test_cross_entropy_refuses_what_it_cannot_read():
         losses.cross_entropy(reduced, [0, 1], per_step=True)
     with pytest.raises(ParameterError, match=r"label_smoothing = 1\.5"):
         losses.cross_entropy(reduced, [0, 1], label_smoothing=1.5)
+    with pytest.raises(ParameterError, match="label_smoothing = 'much'"):
+        losses.cross_entropy(reduced, [0, 1], label_smoothing="much")
+    for loss in (losses.cross_entropy, losses.mse):
+        with pytest.raises(ParameterError, match=f"{loss.__name__}: output is ndarray, expected the Tensor or Spikes"):
+            loss(reduced.data, [0, 1])
     with pytest.raises(ShapeError, match="lengths"):
         losses.cross_entropy(steps, [0, 1], per_step=True, lengths=[4, 5])
 
@@ -169,6 +174,11 @@ def test_gradients_of_the_rate_regularisers():
 def test_rate_regularisers_refuse(loss):
     with pytest.raises(ParameterError, match="no layer"):
         loss([], 1.0)
+    with pytest.raises(ParameterError, match="limit = 'few'"):
+        loss(Counted(np.zeros((1, 1))), "few")
+    for spikes in (3, np.zeros(3), [np.zeros(3)]):
+        with pytest.raises(ParameterError, match="expected Spikes or a list of them"):
+            loss(spikes, 1.0)
     with pytest.raises(ParameterError, match="limit = -1"):
         loss(Counted(np.zeros((1, 1))), -1)
 

@@ -5,6 +5,7 @@ import pytest
 
 from nsim import ParameterError, ShapeError, neurons
 from nsim.neurons import MODELS
+from nsim.surrogates import ATan, Boxcar, FastSigmoid, Sigmoid, Triangular
 
 H = 1e-30
 SPIKING = [name for name, model in MODELS.items() if model.spiking]
@@ -82,14 +83,34 @@ def test_other_impossible_options_are_refused(name):
     for options, message in [
         ({"reset": "soft"}, "reset = 'soft'"),
         ({"band": 0}, "band = 0"),
+        ({"band": "wide"}, "band = 'wide'"),
         ({"surrogate": 3}, "surrogate = 3"),
         ({"learn": "tau"}, r"learn = \('tau',\)"),
         ({"threshold": np.nan}, "threshold = nan"),
+        ({"threshold": "1"}, "threshold = '1': expected a number, or one for each neuron"),
+        ({"threshold": [[1.0], [1.0, 2.0]]}, r"threshold = .*expected a number"),
+        ({"v_init": None}, "v_init = None: expected a number"),
     ]:
         with pytest.raises(ParameterError, match=message):
             MODELS[name](**options)
     with pytest.raises(ShapeError, match="threshold has shape"):
         MODELS[name](threshold=np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_time_constants_that_are_no_numbers_are_refused(name):
+    for parameter in MODELS[name].parameters:
+        for value in ("10ms", None, [1e-2, "20ms"]):
+            if parameter.positive:
+                with pytest.raises(ParameterError, match=rf"{parameter.name} = .*expected a number.*, in seconds"):
+                    MODELS[name](**{parameter.name: value})
+
+
+@pytest.mark.parametrize("value", ["steep", None, 0, np.nan])
+def test_impossible_options_of_surrogates_are_refused(value):
+    for surrogate in (FastSigmoid, ATan, Triangular, Boxcar, Sigmoid):
+        with pytest.raises(ParameterError, match=rf"= {value!r}: must be positive and finite"):
+            surrogate(value)
 
 
 def test_registry_refuses_a_second_model_of_the_same_name():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LI, LIF, FastSigmoid, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
+from nsim import LI, LIF, EventError, FastSigmoid, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
 from nsim.neurons import MODELS
 from tests import cases
 
@@ -73,6 +73,12 @@ def test_hidden_spikes_leave_out_dropout_and_a_spiking_output():
         ({"n_out": 2.5}, ParameterError, "n_out = 2.5"),
         ({"delay": -1}, ParameterError, "delay = -1"),
         ({"delay": 1.5}, ParameterError, "delay = 1.5"),
+        ({"n_in": "9"}, ParameterError, "n_in = '9'"),
+        ({"n_out": np.inf}, ParameterError, "n_out = inf"),
+        ({"dtype": int}, ParameterError, "nn.Dense: dtype = <class 'int'>: expected np.float32, or np.float64"),
+        ({"dtype": np.float16}, ParameterError, "dtype = .*float16"),
+        ({"dtype": None}, ParameterError, "dtype = None"),
+        ({"dtype": "wide"}, ParameterError, "dtype = 'wide'"),
         ({"neuron": LIF}, ParameterError, "expected a neuron such as"),
         ({"neuron": LI(), "recurrent": True}, ParameterError, "LI has no spikes"),
         ({"neuron": LIF(tau_mem=[10e-3] * 4)}, ShapeError, r"tau_mem has shape \(4,\), expected a number or \[5\]"),
@@ -102,12 +108,31 @@ def test_sequential_refuses():
 
 def test_wrong_inputs_are_refused_in_the_users_words():
     net = cases.network()
-    with pytest.raises(ShapeError, match=r"layer 0: nn.Dense\(9, 33\): input has 12 neurons, expected 9"):
+    with pytest.raises(ShapeError, match=r"layer 0: .*\(9, 33\): input has 12 neurons, expected 9, .* look swapped"):
         net(Spikes.from_dense(cases.counts().transpose(0, 2, 1), cases.DT))
+    with pytest.raises(ShapeError, match=r"input has 12 neurons, expected 9$"):
+        net(cases.spikes(n=12))
     with pytest.raises(ShapeError, match=r"input is ndarray, expected nsim.Spikes; make it with Spikes.from_dense"):
         net(cases.counts())
     with pytest.raises(ShapeError, match="input has 12 neurons, expected 9"):
         net.run(Spikes.from_dense(cases.counts().transpose(0, 2, 1), cases.DT))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_events_of_a_size_that_is_not_finite_are_refused(value):
+    given = Spikes.from_dense(0.5 * cases.counts(), cases.DT)
+    sample, step, neuron = np.argwhere(cases.counts())[7]
+    given.values[7] = value
+    text = rf"layer 0: .*: input: event of size {value} at sample {sample}, step {step}, neuron {neuron};"
+    net = cases.network()
+    for call in (net, net.run, lambda spikes: net(spikes, hidden=True)):
+        with pytest.raises(EventError, match=text):
+            call(given)
+    picture = Spikes.from_dense(0.5 * cases.counts(n=8), cases.DT, space=(2, 2, 2))
+    picture.values[0] = value
+    for pool in (nn.SumPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(2)):
+        with pytest.raises(EventError, match="must be finite"):
+            pool(picture)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -134,6 +159,18 @@ def test_weights_of_another_shape_are_refused():
         layer.weight.data = data
         with pytest.raises(ShapeError, match=r"weight.data has shape .* expected a contiguous \(9, 5\)"):
             layer(cases.spikes())
+
+
+@pytest.mark.parametrize("name", ["weight", "weight_rec", "bias", "log_tau_mem"])
+def test_parameters_of_another_type_are_refused_by_name(name):
+    layer = nn.Dense(9, 5, LIF(learn="tau_mem"), recurrent=True, bias=True)
+    tensor = layer.named_parameters()[name]
+    tensor.data = tensor.data * np.float64(4)
+    for call in (layer, layer.run):
+        with pytest.raises(ParameterError, match=rf"{name}.data has dtype float64, expected float32; .*\.astype"):
+            call(cases.spikes())
+    tensor.data = tensor.data.astype(np.float32)
+    assert layer(cases.spikes()).shape == (3, 12, 5)
 
 
 def test_unknown_devices_are_refused():
@@ -283,3 +320,22 @@ def test_a_surrogate_whose_option_is_changed_is_the_changed_one():
     layer.neuron.surrogate.slope = [5.0]
     with pytest.raises(ParameterError, match=r"slope=\[5.0\]\): .*numbers or tuples"):
         net(cases.spikes(2, 6, 9)).sum().backward()
+
+
+def unbound(u):
+    return u * undefined_factor  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "g, text",
+    [
+        (unbound, r"Custom\(unbound\): Numba cannot compile g\(u\): .*undefined_factor"),
+        (lambda u: "steep", r"Custom\(<lambda>\): Numba cannot compile g\(u\): .*No conversion from .*steep"),
+        (lambda u: np.linalg.nothing(u), "cannot compile g.*nothing"),
+        (lambda u, v: u, "cannot compile g.*"),
+    ],
+)
+def test_a_surrogate_that_cannot_be_compiled_is_refused_before_the_sweep(g, text, monkeypatch):
+    monkeypatch.setattr(nsim.sweeps, "forward", lambda *a, **k: pytest.fail("it began to compute"))
+    with pytest.raises(ParameterError, match=text):
+        nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(g)))(cases.spikes())

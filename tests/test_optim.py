@@ -1,11 +1,12 @@
 """Optimisers against torch and by hand; state, clipping, schedules."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from nsim import optim
+from nsim import LI, nn, optim
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
 from nsim.tape import Tensor
 
@@ -118,6 +119,27 @@ def test_bad_use():
         optim.Adam([Tensor(np.zeros(2), name="x")])
     with pytest.raises(ParameterError, match="lr = -1"):
         optim.Adam(params, lr=-1)
+    for layer in (nn.Dense(3, 2, LI()), nn.Sequential(nn.Dense(3, 2, LI()))):
+        for wrong in (layer, [layer], {"net": layer}):
+            with pytest.raises(ParameterError, match=r"Adam: params holds Dense|Sequential.*; pass net.parameters\(\)"):
+                optim.Adam(wrong)
+    with pytest.raises(ParameterError, match="params holds ndarray"):
+        optim.SGD([np.zeros(3)], 0.1)
+    for options, text in [
+        ({"lr": "1e-3"}, "Adam: lr = '1e-3'"),
+        ({"lr": None}, "lr = None"),
+        ({"betas": 0.9}, "betas"),
+        ({"betas": ("a", "b")}, "betas"),
+        ({"eps": "small"}, "eps = 'small'"),
+    ]:
+        with pytest.raises(ParameterError, match=text):
+            optim.Adam(params, **options)
+    with pytest.raises(ParameterError, match="momentum = 'much'"):
+        optim.SGD(params, 0.1, "much")
+    opt = optim.Adam(params)
+    opt.lr = "1e-3"
+    with pytest.raises(ParameterError, match="lr = '1e-3'"):
+        opt.step()
     with pytest.raises(ParameterError, match="betas"):
         optim.Adam(params, betas=(0.9, 1.0))
     with pytest.raises(ParameterError, match="nesterov"):
@@ -147,6 +169,8 @@ def test_clip_grad_norm():
     params[1].grad[7] = np.nan
     with pytest.raises(TrainingError, match="'p1'"):
         optim.clip_grad_norm(params, 1.0)
+    with pytest.raises(ParameterError, match="max_norm = '1'"):
+        optim.clip_grad_norm(params, "1")
     with pytest.raises(ParameterError, match="max_norm = 0"):
         optim.clip_grad_norm(params, 0)
 
@@ -165,5 +189,8 @@ def test_schedules():
     np.testing.assert_allclose([rate(k) for k in (0, 1, 2, 7, 12, 99)], [1 / 3, 2 / 3, 1.0, 0.55, 0.1, 0.1])
     with pytest.raises(ParameterError, match="warmup = 5"):
         optim.cosine_lr(1.0, epochs=5, warmup=5)
+    for schedule in (optim.constant_lr, partial(optim.step_lr, every=2), partial(optim.cosine_lr, epochs=5)):
+        with pytest.raises(ParameterError, match="_lr: lr = 'low'"):
+            schedule("low")
     with pytest.raises(ParameterError, match="every = 0"):
         optim.step_lr(1.0, every=0)

@@ -157,6 +157,12 @@ def test_records_that_do_not_fit_are_refused():
         ({"v": [0]}, ParameterError, r"record: \['v'\]"),
         ({0: [8]}, ShapeError, r"layer 0: .* record = \[8\]: neurons are 0 to 7"),
         ({2: [-1]}, ShapeError, r"layer 2: .* record = \[-1\]"),
+        ({0: [0.7]}, ParameterError, r"layer 0: .* record = \[0.7\]: expected a list of neurons, such as"),
+        ({0: [True, False]}, ParameterError, "expected a list of neurons"),
+        ({0: 3}, ParameterError, "record = 3: expected a list of neurons"),
+        ({0: [[0], [1]]}, ParameterError, "expected a list of neurons"),
+        ({True: [0]}, ParameterError, r"record: \[True\]"),
+        ([0], ParameterError, r"record = \[0\]: expected {layer number: list of neurons}"),
     ]:
         with pytest.raises(error, match=text):
             net.run(cases.spikes(), record=record)
@@ -179,6 +185,24 @@ def test_states_that_do_not_fit_are_refused(name, delay):
     ):
         with pytest.raises(ShapeError, match="state"):
             layer.run(given, state=other.run(given).state)
+
+
+def test_layers_and_neurons_to_record_may_be_of_numpy():
+    net = cases.network()
+    plain = net.run(cases.spikes(), record={0: [1, 3]}).recorded
+    for record in ({np.int64(0): np.array([1, 3])}, {np.uint8(0): (np.int16(1), 3)}, {0: range(1, 4, 2)}):
+        recorded = net.run(cases.spikes(), record=record).recorded
+        assert list(recorded) == [0] and cases.same_bits(recorded[0]["v"], plain[0]["v"])
+
+
+def test_what_is_no_state_is_refused():
+    net, layer = cases.network(), nn.Dense(9, 5, LIF())
+    block = nn.Residual(nn.Dense(9, 9, LIF()))
+    for part, state in [(net, 3), (net, "abc"), (layer, 3), (layer, [None]), (layer, [3]), (net, [3] * 3), (block, 3)]:
+        with pytest.raises(ShapeError, match="the `state` that a run of this network returned"):
+            part.run(cases.spikes(), state=state)
+    with pytest.raises(ShapeError, match="state has 0 layers, this network has 1"):
+        block.run(cases.spikes(), state=[None])
 
 
 def test_states_of_another_batch_or_depth_are_refused():

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nsim import io, losses, nn, optim, surrogates, train
-from nsim.errors import DataError, ParameterError, TrainingError
+from nsim.errors import DataError, EventError, EventWarning, ParameterError, TrainingError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
 from nsim.tape import Tensor
@@ -297,12 +298,85 @@ def test_what_cannot_be_written_or_evaluated_is_refused_before_training(tmp_path
         ({"patience": 0}, "patience = 0"),
         ({"patience": 3, "val": None}, "patience needs val"),
         ({"clip": -1.0}, "clip = -1"),
+        ({"clip": "1"}, "clip = '1'"),
+        ({"dt": "1ms"}, "dt = '1ms'"),
+        ({"seed": None}, "seed = None"),
+        ({"epochs": np.inf}, "epochs = inf"),
+        ({"opt": 1e-3}, "opt = 0.001; expected one such as optim.Adam"),
+        ({"loss": "mse"}, "loss = 'mse'; expected a function"),
+        ({"schedule": 1e-3}, "schedule = 0.001; expected a function epoch -> lr"),
+        ({"transform": "drop"}, "transform = 'drop'; expected a function"),
+        ({"transform": [tiny.drop_events, 3]}, "transform = .*expected a function"),
+        ({"regularizers": losses.spike_rate_lower}, r"regularizers = <function .*expected a list .*\[regularizer\]"),
+        ({"regularizers": [3]}, r"regularizers = \[3\]"),
+        ({"callbacks": print}, "callbacks = .*expected a list"),
         ({"val": [1, 2]}, "val has no .batches"),
     ],
 )
-def test_bad_options(options, text):
+def test_bad_options(options, text, monkeypatch):
+    monkeypatch.setattr(train._Run, "epoch", lambda self: pytest.fail("it began to train"))
     with pytest.raises(ParameterError, match=text):
         tiny.run(**options)
+
+
+def silent_net(bad=(0,), hidden=((tiny.N_IN, 10), (10, 8)), **options):
+    """Two hidden layers, of which those in `bad` have weights too small to come near their threshold."""
+    layers = [nn.Dense(*size, LIF(threshold=0.1, **options), seed=k) for k, size in enumerate(hidden)]
+    for k in bad:
+        layers[k].weight.data[...] *= 1e-3
+        layers[k].set_value("threshold", 1.0)
+    return nn.Sequential(*layers, nn.Dense(8, tiny.CLASSES, LI(reduce="sum"), seed=2))
+
+
+def warnings_of(net, opt=None, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train.fit(net, tiny.Recordings(64, seed=1), epochs=3, batch=16, opt=opt, progress=False, **SETTINGS, **options)
+    return [str(w.message) for w in caught if issubclass(w.category, EventWarning)]
+
+
+def test_a_silent_layer_is_named_once():
+    (said,) = warnings_of(silent_net([1]))
+    assert said.startswith("layer 1: nn.Dense(10, 8): no spike and no active site in all of epoch 0, so that no loss")
+    assert "enlarge its weights" in said and "losses.spike_rate_lower" in said
+    (said,) = warnings_of(silent_net([0, 1]))
+    assert said.startswith("layer 0: nn.Dense(16, 10): no spike")
+
+
+def test_a_silent_layer_above_what_is_trained_is_named_when_frozen_itself():
+    net = silent_net([1])
+    (said,) = warnings_of(net, opt=optim.Adam(net[0].parameters() + net[2].parameters()))
+    assert said.startswith("layer 1: nn.Dense(10, 8): no spike")
+
+
+def test_no_layer_is_called_silent_wrongly():
+    assert not warnings_of(silent_net([]))
+    assert not warnings_of(silent_net([0, 1]), regularizers=[losses.spike_rate_lower]), "it is reached"
+    assert not warnings_of(silent_net([0, 1], band=None)), "every site is active"
+    net = silent_net([0, 1])
+    assert not warnings_of(net, opt=optim.Adam(net[2].parameters())), "only the readout is trained"
+    for layer in net[:2]:
+        layer.weight.requires_grad = False
+    assert not warnings_of(net, opt=optim.Adam(net[2].parameters())), "all before the readout is frozen"
+    around = nn.Residual(nn.Dense(16, 16, LIF(), seed=0))
+    around.parts["body"][0].weight.data[...] *= 1e-3
+    below = nn.Dense(tiny.N_IN, 16, LIF(threshold=0.1), seed=1)
+    net = nn.Sequential(below, around, nn.Dense(16, tiny.CLASSES, LI(reduce="sum"), seed=2))
+    assert not warnings_of(net, opt=optim.Adam(below.parameters())), "the shortcut leads around it"
+
+
+def test_an_input_of_nan_is_the_inputs_fault():
+    class Graded(tiny.Recordings):
+        def batches(self, *args, **options):
+            for spikes, labels in super().batches(*args, **options):
+                spikes.values = np.full(spikes.n_events, np.nan, np.float32)
+                yield spikes, labels
+
+    data, net = Graded(20, seed=0), tiny.make_net()
+    for use in (train.fit, evaluate):
+        options = {"epochs": 1, "progress": False} if use is train.fit else {}
+        with pytest.raises(EventError, match=r"layer 0: nn.Dense\(16, 10\): input: event of size nan at sample 0"):
+            use(net, data, **SETTINGS, **options)
 
 
 def test_bad_data_and_nets():

@@ -15,7 +15,7 @@ import numpy as np
 from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
-from nsim.convert.neurons import number
+from nsim.checks import is_number
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
 from nsim.kernels.threads import over
@@ -112,7 +112,7 @@ def thresholds(
     ParameterError
         If percentile is not above 0 and at most 100, there are no images, or a whole layer was never active.
     """
-    if percentile is not None and not (number(percentile) and 0 < percentile <= 100):
+    if percentile is not None and not (is_number(percentile) and 0 < percentile <= 100):
         raise ParameterError(f"percentile = {percentile!r}; expected a number above 0, at most 100 (the maximum)")
     raised, cuts = set(raised), CHANNEL_PARTS if per_channel else PARTS
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nsim.checks import is_number, is_whole
 from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
-from nsim.convert.neurons import Code, number, whole
+from nsim.convert.neurons import Code
 from nsim.convert.simulate import Engine, Schedule, Workspace
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import threads
@@ -135,7 +136,7 @@ class SpikingNetwork:
         classes = self.populations[-1].size
         if len(self.populations[-1].shape) != 1 or classes < 2:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
-        if margin is not None and not (number(margin) and margin > 0):
+        if margin is not None and not (is_number(margin) and margin > 0):
             raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
         if last_step < self.first_answer:
             raise ParameterError(f"predict: steps = {steps}; the first complete answer comes after {self.first_answer}")
@@ -312,7 +313,7 @@ def _outside(shape):
 
 
 def _whole(steps):
-    if not (whole(steps) and steps >= 1):
+    if not (is_whole(steps) and steps >= 1):
         raise ParameterError(f"steps = {steps!r}; expected a whole number of at least 1")
     return int(steps)
 

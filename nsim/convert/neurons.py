@@ -6,10 +6,9 @@ sizes are in units of the threshold lambda, so that a membrane at 1 stands for l
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-
 import numpy as np
 
+from nsim.checks import is_number, is_whole
 from nsim.errors import ParameterError
 from nsim.kernels.convert import Steps
 
@@ -66,18 +65,8 @@ def _steps(total, size, **known):
     return Steps(size=size.astype(np.float32), **full)
 
 
-def number(value) -> bool:
-    """Whether an option is a real number; NaN and truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and value == value
-
-
-def whole(value) -> bool:
-    """Whether an option is a whole number; truth values are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def _phases(kind, phases):
-    if not (whole(phases) and 1 <= phases <= 16):
+    if not (is_whole(phases) and 1 <= phases <= 16):
         raise ParameterError(f"convert.{kind}: phases = {phases!r}; expected a whole number from 1 to 16")
     return int(phases)
 
@@ -173,9 +162,9 @@ class IF(Code):
 
     def __init__(self, v_init="half", *, signed=False, burst=1):
         value = {"half": 0.5, "zero": 0.0}.get(v_init, v_init) if isinstance(v_init, str) else v_init
-        if not (number(value) and 0 <= value <= 1):
+        if not (is_number(value) and 0 <= value <= 1):
             raise ParameterError(f'convert.IF: v_init = {v_init!r}; expected "half", "zero" or a number from 0 to 1')
-        if not (whole(burst) and burst >= 1):
+        if not (is_whole(burst) and burst >= 1):
             raise ParameterError(f"convert.IF: burst = {burst!r}; expected a whole number of at least 1")
         self.v_init, self.signed, self.burst = float(value), bool(signed), int(burst)
 

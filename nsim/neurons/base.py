@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
+from nsim.checks import is_finite, real_array
 from nsim.errors import ParameterError, ShapeError
 from nsim.surrogates import FastSigmoid, Surrogate
 
@@ -52,7 +53,10 @@ class Parameter:
 
     def check(self, value):
         """A copy of the value as float64 of shape () or [N], or a ParameterError that names it."""
-        value = np.array(value, np.float64)
+        given, value = value, real_array(value)
+        if value is None:
+            unit = f", in {self.unit}" if self.unit else ""
+            raise ParameterError(f"{self.name} = {given!r}: expected a number, or one for each neuron{unit}")
         wrong = ~np.isfinite(value) | ((value <= 0) if self.positive else False)
         if wrong.any():
             kind = "positive and finite" if self.positive else "finite"
@@ -183,8 +187,8 @@ class SpikingNeuron(Neuron):
         self.surrogate = FastSigmoid() if surrogate is None else surrogate
         if not isinstance(self.surrogate, Surrogate):
             raise ParameterError(f"surrogate = {surrogate!r}: expected a surrogate such as nsim.FastSigmoid(slope=100)")
-        if band is not None and not (np.isfinite(band) and band > 0):
-            raise ParameterError(f"band = {band}: must be positive, or None for the whole (dense) gradient")
+        if band is not None and not (is_finite(band) and band > 0):
+            raise ParameterError(f"band = {band!r}: must be positive, or None for the whole (dense) gradient")
         self.band = None if band is None else float(band)
 
     @property

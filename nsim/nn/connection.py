@@ -8,6 +8,7 @@ import numpy as np
 
 from nsim import arrays, neurons, sweeps
 from nsim.backend import device_of, on_device, per_device
+from nsim.checks import all_finite, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
 from nsim.launch import Room, forward, no_trace, rows_of
@@ -28,13 +29,6 @@ def generator(value: int | None = None) -> np.random.Generator:
     return _generator if value is None else np.random.default_rng(value)
 
 
-def whole(layer: str, **values):
-    """Refuse numbers that are not whole or below their least value; `values` are (value, least) by name."""
-    for name, (value, least) in values.items():
-        if int(value) != value or value < least:
-            raise ParameterError(f"{layer}: {name} = {value}: expected a whole number of at least {least}")
-
-
 class Connection(Module):
     """Base of the layers of neurons. A subclass gives the numbers of neurons, the shapes of its arrays and `describe`,
     and what its drive reads where that is not the weights as they are.
@@ -51,6 +45,8 @@ class Connection(Module):
         Kernel module of the drive, see `nsim.backend.CONNECTIONS`.
     products : bool
         Whether the drive has a form as a matrix product.
+    dtype : float32 or float64
+        Of the weights and of all that is computed.
     kernel_shape : tuple
         Shape of the weights as the kernels read them, and of their gradient.
     """
@@ -66,6 +62,7 @@ class Connection(Module):
             raise ParameterError(
                 f"nn.{layer}: recurrent=True needs a spiking neuron, {type(neuron).__name__} has no spikes"
             )
+        self.dtype = dtype = float_type(f"nn.{layer}", dtype)
         self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
         self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
         rng = generator(seed)
@@ -136,6 +133,7 @@ class Connection(Module):
         raise ParameterError(f"{self.label}: {type(self.neuron).__name__} has {', '.join(self.raw)}, not {name!r}")
 
     def check_for(self, table):
+        self._check_parameters()
         table.check_layer(self)
 
     def tensors(self) -> list[Tensor]:
@@ -148,23 +146,33 @@ class Connection(Module):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def _check(self, spikes):
-        if not isinstance(spikes, Spikes):
+        self.check(spikes)
+        _, steps, n = spikes.shape
+        if steps == self.n_in != n:
             raise ShapeError(
-                f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes; "
-                "make it with Spikes.from_dense(a, dt) from counts [B, T, N], or Spikes.from_events(...)"
+                f"{self.label}: input has {n} neurons, expected {self.n_in}, which is its number of steps: axes are "
+                "[batch, time, neuron], and time and neuron look swapped; give a.transpose(0, 2, 1)"
             )
         self.space_after(spikes.space)
         device_of(spikes, *self.parameters())
+        self._check_parameters()
+
+    def _check_parameters(self):
         for name, tensor in self.named_parameters().items():
             data = tensor.data
             if on_device(data):
-                continue  # checked where it went there; a look at its values would wait for the device
+                continue  # checked before it went there; a look at its values would wait for the device
+            if data.dtype != self.dtype:
+                raise ParameterError(
+                    f"{self.label}: {name}.data has dtype {data.dtype}, expected {self.dtype}; "
+                    f"give .astype(np.{self.dtype}), or write into it with .data[...] = values"
+                )
             if name in self.shapes and (data.shape != self.shapes[name] or not data.flags.c_contiguous):
                 raise ShapeError(
                     f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {self.shapes[name]}; "
                     "write into it with .data[...] = values"
                 )
-            if not np.isfinite(data.sum()) and not np.isfinite(data).all():
+            if not all_finite(data):
                 raise ParameterError(f"{self.label}: {name} holds NaN or infinity")
 
     def __call__(self, spikes: Spikes):
@@ -194,11 +202,12 @@ class Connection(Module):
         Any cutting of the time axis gives the same bits as the whole run.
         """
         self._check(spikes)
+        self.check_state(state, 1)
         size, steps, _ = spikes.shape
         maker = (repr(self), str(self.weight.dtype), spikes.dt, self.device)
         if state is None:
             line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
-        elif len(state) != 1 or state[0][0] != maker:
+        elif not isinstance(state[0], tuple) or state[0][0] != maker:
             raise ShapeError(
                 f"{self.label}: state of another layer or device, or another dt than {spikes.dt:g} s; "
                 "give the `state` that a run of this network returned"
@@ -207,9 +216,7 @@ class Connection(Module):
             _, line, inner = state[0]
             if len(inner[0]) != size:
                 raise ShapeError(f"{self.label}: state is of {len(inner[0])} samples, the input has {size}")
-        neurons_ = np.asarray([] if record is None else record, np.int64)
-        if neurons_.size and (neurons_.min() < 0 or neurons_.max() >= self.n_out):
-            raise ShapeError(f"{self.label}: record = {neurons_.tolist()}: neurons are 0 to {self.n_out - 1}")
+        neurons_ = self._watched(record)
         source = spikes
         if self.delay:
             source = join(line, spikes.to("cpu"))
@@ -219,6 +226,16 @@ class Connection(Module):
             output, recorded, inner = run(spikes, source.to(spikes.device), inner, neurons_)
         fired = [output] if self.neuron.spiking else []
         return Run(output, fired, {0: recorded} if neurons_.size else {}, [(maker, line, inner)])
+
+    def _watched(self, record):
+        """The neurons to record, int64 [K]."""
+        chosen = np.asarray([] if record is None else record, object)
+        if chosen.ndim != 1 or not all(map(is_whole, chosen)):
+            raise ParameterError(f"{self.label}: record = {record!r}: expected a list of neurons, such as [0, 5]")
+        chosen = chosen.astype(np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_out):
+            raise ShapeError(f"{self.label}: record = {chosen.tolist()}: neurons are 0 to {self.n_out - 1}")
+        return chosen
 
     @per_device
     def _run_spiking(self, spikes, source, inner, watch):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import arrays
+from nsim.checks import whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.conv import Taps
-from nsim.nn.connection import Connection, whole
+from nsim.nn.connection import Connection
 from nsim.windows import Windows, packed, pair, unpacked
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.checks import whole
 from nsim.errors import ShapeError
-from nsim.nn.connection import Connection, whole
+from nsim.nn.connection import Connection
 
 
 class Dense(Connection):
@@ -21,7 +22,7 @@ class Dense(Connection):
     delay : int, whole steps
         Delay of the input; the layers of Perez-Nieves & Goodman 2021 have 1.
     bias : bool
-    dtype : float32, or float64 for checks
+    dtype : np.float32, or np.float64 for checks; no other
     seed : int, optional
         Seed of the initial weights; default: the generator that `nsim.seed` starts.
 

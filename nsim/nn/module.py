@@ -49,9 +49,23 @@ class Module:
         return f"nn.{type(self).__name__}"
 
     def check(self, spikes):
-        """Refuse what is no batch of events."""
+        """Refuse what is no batch of events, or holds events of a size that is not finite."""
         if not isinstance(spikes, Spikes):
-            raise ShapeError(f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes")
+            raise ShapeError(
+                f"{self.label}: input is {type(spikes).__name__}, expected nsim.Spikes; "
+                "make it with Spikes.from_dense(a, dt) from counts [B, T, N], or Spikes.from_events(...)"
+            )
+        spikes.check_values(f"{self.label}: input")
+
+    def check_state(self, state, layers: int):
+        """Refuse what is no `state` of an earlier run, or one of another number of layers."""
+        if not isinstance(state, (list, tuple, type(None))):
+            given = type(state).__name__
+            raise ShapeError(
+                f"{self.label}: state is {given}, expected the `state` that a run of this network returned"
+            )
+        if state is not None and len(state) != layers:
+            raise ShapeError(f"{self.label}: state has {len(state)} layers, this network has {layers}")
 
     def through(self, spikes, fired: list):
         """The output for `spikes`; what each layer of spiking neurons inside fires is appended to `fired`."""

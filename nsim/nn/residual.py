@@ -80,7 +80,9 @@ class Residual(Module):
         """Simulate without a tape; see `Sequential.run`. States of the layers inside are not recorded."""
         self.check(spikes)
         self.space_after(spikes.space)
+        self.check_state(state, 1)
         before = [None] * len(self.parts) if state is None else state[0]
+        self.check_state(before or [], len(self.parts))
         runs = [part.run(spikes, own) for part, own in zip(self.parts.values(), before, strict=True)]
         sides = [run.output for run in runs]
         output = spatial.add(*(*sides, spikes.detach())[:2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import sweeps
-from nsim.errors import ParameterError, ShapeError
+from nsim.checks import is_number, is_whole
+from nsim.errors import ParameterError
 from nsim.events import Spikes
 from nsim.nn.module import Module, Run
 
@@ -25,8 +26,8 @@ class Dropout(Module):
 
     def __init__(self, p=0.5, *, per="neuron"):
         super().__init__()
-        if not 0 <= p < 1:
-            raise ParameterError(f"nn.Dropout: p = {p}: expected 0 <= p < 1")
+        if not is_number(p) or not 0 <= p < 1:
+            raise ParameterError(f"nn.Dropout: p = {p!r}: expected 0 <= p < 1")
         if per not in ("neuron", "event"):
             raise ParameterError(f'nn.Dropout: per = {per!r}: expected "neuron" or "event"')
         self.p, self.per = float(p), per
@@ -125,14 +126,17 @@ class Sequential(Module):
         record : {layer number: list of neurons}, optional
             Their states come back as `recorded[layer][state]`, arrays [B, T, K].
         """
-        record = dict(record or {})
-        wrong = [k for k in record if not (isinstance(k, int) and 0 <= k < len(self) and hasattr(self[k], "neuron"))]
+        if not isinstance(record, (dict, type(None))):
+            raise ParameterError(
+                f"record = {record!r}: expected {{layer number: list of neurons}}, such as {{0: [0, 5]}}"
+            )
+        record = {int(k) if is_whole(k) else k: neurons for k, neurons in (record or {}).items()}
+        wrong = [k for k in record if not (is_whole(k) and 0 <= k < len(self) and hasattr(self[k], "neuron"))]
         if wrong:
             raise ParameterError(
                 f"record: {wrong} are not layers with neurons; this network has layers 0 to {len(self) - 1}"
             )
-        if state is not None and len(state) != len(self):
-            raise ShapeError(f"state has {len(state)} layers, this network has {len(self)}")
+        self.check_state(state, len(self))
         fired, recorded, after = [], {}, []
         for k, layer in enumerate(self.layers):
             result = layer.run(spikes, None if state is None else [state[k]], record.get(k))

@@ -1,0 +1,60 @@
+"""What a value from outside has to be, asked in one place: the number types of Python and NumPy, and no others."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nsim.errors import ParameterError
+
+
+def is_number(value) -> bool:
+    """Whether this is one real number, NaN and infinity included: of Python, of NumPy, or in an array without axes."""
+    if isinstance(value, (int, float)):
+        return not isinstance(value, bool)
+    return isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 and value.dtype.kind in "iuf"
+
+
+def is_finite(value) -> bool:
+    """Whether this is one finite number."""
+    return is_number(value) and math.isfinite(value)
+
+
+def is_whole(value) -> bool:
+    """Whether this is one whole number that an int64 can hold; 2.0 is, True is not."""
+    return is_number(value) and -(2**63) <= value < 2**63 and int(value) == value
+
+
+def whole(where: str, **values):
+    """Refuse numbers that are not whole or below their least value; `values` are (value, least) by name."""
+    for name, (value, least) in values.items():
+        if not is_whole(value) or value < least:
+            raise ParameterError(f"{where}: {name} = {value!r}: expected a whole number of at least {least}")
+
+
+def real_array(value) -> np.ndarray | None:
+    """A number, or an array of them, as a new float64 array; None for anything else."""
+    try:
+        a = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return None
+    return a.astype(np.float64) if a.dtype.kind in "iuf" else None
+
+
+def all_finite(a: np.ndarray) -> bool:
+    """Whether all of an array is finite. Their sum says so where it is: one pass, and nothing is made."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = a.sum()
+    return bool(np.isfinite(total) or np.isfinite(a).all())
+
+
+def float_type(where: str, dtype) -> np.dtype:
+    """The number type of a layer, float32 or float64."""
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.float32, np.float64):
+        raise ParameterError(f"{where}: dtype = {dtype!r}: expected np.float32, or np.float64 for checks")
+    return found
