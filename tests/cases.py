@@ -61,6 +61,24 @@ def convolutional(size=(3, 3), dtype=np.float32, channels=4, classes=5):
     return nn.Sequential(layer(1, 0), nn.Residual(layer(channels, 1)), pool, nn.Flatten(), readout)
 
 
+def response(model, steps=100):
+    """The most that a unit of drive at one step raises the potential of a model with its default parameters, at rest.
+
+    Weights divided by it give models of all kinds about the same activity.
+    """
+    neuron, one = model(), np.float64(1)
+    step, _, potential, _ = neuron.equations(one)
+    p = tuple(
+        parameter.discretise(parameter.to_raw(neuron.values[parameter.name]), DT) for parameter in model.parameters
+    )
+    state = rest = (one - one,) * len(model.states)
+    raised = []
+    for t in range(steps):
+        state = step(state, one - one, one * (t == 0), p)
+        raised.append(potential(state, p) - potential(rest, p))
+    return max(raised)
+
+
 def enliven(net, sample, density=0.05):
     """Double the weights of each spiking layer until it fires at that density."""
     with no_grad():
