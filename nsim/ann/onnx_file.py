@@ -21,9 +21,10 @@ GROWING, LARGEST = ("ConstantOfShape", "Expand", "Tile"), 1 << 24  # make much o
 def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph:
     """A graph from an ONNX file of a trained network, in evaluation mode.
 
-    Read are Conv, Gemm, MatMul, BatchNormalization, Relu, AveragePool, MaxPool, GlobalAveragePool, ReduceMean over
-    height and width, Add, Flatten, Reshape and Squeeze to vectors, Identity, Dropout (which does nothing in inference),
-    Slice with steps and Pad with channels (shortcuts of option A), and whatever is computed from constants.
+    Read are Conv, Gemm, MatMul, BatchNormalization, Relu (or Clip and Max at 0), AveragePool, MaxPool,
+    GlobalAveragePool, GlobalMaxPool, ReduceMean and ReduceMax over height and width at once, Add, Sum, Flatten, Reshape
+    and Squeeze (of height and width at once) to vectors, Identity, Dropout (which does nothing in inference), Slice
+    with steps and Pad with channels (shortcuts of option A), and whatever is computed from constants.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ class Reader:
 
     graph : the Graph that is made
     values : {name in the file: Node, or constant array}
-    uses : {name in the file: number of nodes that read it}
+    made, uses : {name in the file: the node that makes it}, {name: number of nodes that read it}
     """
 
     def __init__(self, path, model, dtype):
@@ -118,7 +119,7 @@ class Reader:
     def _needed(self, output):
         """The nodes that the output depends on, in the file's order, and the output's name."""
         graph = self.model.graph
-        made = {name: item for item in graph.node for name in item.output if name}
+        made = self.made = {name: item for item in graph.node for name in item.output if name}
         outputs = [value.name for value in graph.output]
         if output is None:
             if len(outputs) != 1:
@@ -234,10 +235,10 @@ class Item:
 
     def refused(self, why, way_out=None) -> DataError:
         """An error that says why a node is refused, and what can be done."""
-        source = next(iter(self.inputs), "")
-        way_out = way_out or (
-            f"export the network without it, replace it and train anew, or end before it with output={source!r}"
-        )
+        values, made = self.reader.values, self.reader.made
+        source = next((name for name in self.inputs if name in made and isinstance(values.get(name), Node)), None)
+        before = "" if source is None else f", or end before it with output={source!r}"
+        way_out = way_out or f"write it with the operations that `help(from_onnx)` lists and export anew{before}"
         return DataError(f"{self.where}: {why}; {way_out}")
 
     def get(self, name, default=None):

@@ -94,6 +94,14 @@ def clip(item):
     )
 
 
+def maximum(item):
+    """relu(x), written as the larger of x and 0."""
+    constants = [value for value in map(item.value, range(len(item.inputs))) if isinstance(value, np.ndarray)]
+    if len(item.inputs) != 2 or len(constants) != 1 or np.any(constants[0]):
+        raise item.refused("the larger of two values; only of one value and 0, which is Relu, is supported")
+    return item.graph.relu(item.node(0 if isinstance(item.value(1), np.ndarray) else 1), name=item.name())
+
+
 def max_pool(item):
     x = item.node()
     kernel, stride, padding = _windows(item, x, item.get("kernel_shape"))
@@ -112,12 +120,28 @@ def global_avg_pool(item):
     return item.graph.global_avg_pool(item.node(), name=item.name())
 
 
+def global_max_pool(item):
+    x = item.node()
+    if len(x.shape) != 3:
+        raise item.refused(f"of a value of shape {x.shape}; only pictures are supported")
+    return item.graph.apply(MaxPool(x.shape[:2]), x, name=item.name())
+
+
 def reduce_mean(item):
+    return _reduced(item, global_avg_pool)
+
+
+def reduce_max(item):
+    return _reduced(item, global_max_pool)
+
+
+def _reduced(item, pool):
+    """What pools a whole picture."""
     x, axes = item.node(), item.get("axes")
     axes = item.constant(1, "axes", needed=False) if axes is None else axes
     if len(x.shape) != 3 or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
-        raise item.refused(f"a mean over axes {axes}; only over height and width, [2, 3], is supported")
-    x = item.graph.global_avg_pool(x, name=item.name())
+        raise item.refused(f"over axes {axes}; only over height and width at once, [2, 3], is supported")
+    x = pool(item)
     return x if item.get("keepdims", 1) else item.graph.flatten(x, name=item.reader.free(f"{x.name}.flatten"))
 
 
@@ -140,6 +164,14 @@ def add(item):
         )
     made.bias = Tensor(bias.reshape(-1).copy(), requires_grad=True, name=f"{node.name}.bias")
     return node
+
+
+def sum_(item):
+    """Of any number of values."""
+    total, rest = item.node(), [item.node(k) for k in range(1, len(item.inputs))]
+    for k, other in enumerate(rest, start=1):
+        total = item.graph.add(total, other, name=item.name() if k == len(rest) else None)
+    return total
 
 
 def flatten(item):
@@ -276,7 +308,8 @@ def _fill(item, target, values, what):
 
 NODES = {
     "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Clip": clip, "Conv": conv,
-    "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool, "Identity": identity,
-    "MatMul": matmul, "MaxPool": max_pool, "Pad": pad, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape,
-    "Slice": slice_, "Squeeze": squeeze,
+    "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool,
+    "GlobalMaxPool": global_max_pool, "Identity": identity, "MatMul": matmul, "Max": maximum, "MaxPool": max_pool,
+    "Pad": pad, "ReduceMax": reduce_max, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape, "Slice": slice_,
+    "Squeeze": squeeze, "Sum": sum_,
 }  # fmt: skip

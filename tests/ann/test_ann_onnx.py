@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from nsim import ann
 from nsim.errors import DataError, MissingPackageError, ParameterError
+from tests.ann.onnx_models import ints, model, node, saved, weight
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 ARRAYS = np.load(DATA / "onnx.npz")
@@ -82,7 +83,7 @@ def test_sizes_that_the_file_leaves_open():
         ),
         (
             "sigmoid",
-            r"node '/1/Sigmoid' \(Sigmoid\): this operation has no counterpart in nsim.ann; export",
+            r"node '/1/Sigmoid' \(Sigmoid\): this operation has no counterpart in nsim.ann; write",
         ),
         ("softmax", r"\(Softmax\): this operation .* end before it with output='linear_1'"),
     ],
@@ -98,39 +99,6 @@ def test_a_graph_may_end_before_the_end_of_the_file():
     close(scores / scores.sum(axis=1, keepdims=True), ARRAYS["softmax.y"])
     with pytest.raises(ParameterError, match=r"output = 'nowhere': no such value; there are .*linear_1"):
         ann.from_onnx(DATA / "softmax.onnx", output="nowhere")
-
-
-def model(nodes, weights=None, shape=(2, 3, 5, 7), output=None, opset=18, inputs=(), outputs=()):
-    """A model of one input x and the last node's output."""
-    value = helper.make_tensor_value_info
-    output = nodes[-1].output[0] if output is None else output
-    graph = helper.make_graph(
-        nodes,
-        "made",
-        [value("x", TensorProto.FLOAT, shape), *inputs],
-        [value(output, TensorProto.FLOAT, None), *outputs],
-        [numpy_helper.from_array(a, name) for name, a in (weights or {}).items()],
-    )
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ours", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-def saved(tmp_path, *args, **options):
-    path = tmp_path / "made.onnx"
-    onnx.save(model(*args, **options), path)
-    return path
-
-
-def node(kind, *inputs, out="y", **attributes):
-    return helper.make_node(kind, inputs, [out], name=f"the {kind}", **attributes)
-
-
-def ints(*values):
-    return np.array(values)
-
-
-def weight(*shape, seed=0, dtype=np.float32):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 CONV = {"w": weight(4, 3, 3, 2), "b": weight(4, seed=1)}
@@ -156,6 +124,12 @@ NODES = {
     "global": ([node("GlobalAveragePool", "x")], {}),
     "mean": ([node("ReduceMean", "x", "axes", keepdims=0)], {"axes": ints(3, 2)}),
     "mean, kept": ([node("ReduceMean", "x", "axes")], {"axes": ints(-1, -2)}),
+    "global maximum": ([node("GlobalMaxPool", "x")], {}),
+    "maximum": ([node("ReduceMax", "x", "axes", keepdims=0)], {"axes": ints(2, 3)}),
+    "larger of it and 0": ([node("Max", "x", "z")], {"z": np.float32(0)}),
+    "larger of 0 and it": ([node("Max", "z", "x")], {"z": weight(1) * 0}),
+    "sum": ([node("Relu", "x", out="h"), node("Sum", "h", "x", "h")], {}),
+    "sum of one": ([node("Relu", "x", out="h"), node("Sum", "h")], {}),
     "add twice": ([node("Relu", "x", out="h"), node("Add", "h", "x", out="k"), node("Add", "k", "k")], {}),
     "flatten": ([node("Flatten", "x")], {}),
     "flatten from behind": ([node("Flatten", "x", axis=-3)], {}),
@@ -236,6 +210,10 @@ WRONG = {
     "weights of the images": ([node("Conv", "x", "x")], {}, "its weights are computed from the images"),
     "channels": ([node("Conv", "x", "w")], {"w": weight(4, 2, 3, 3)}, r"weights, expected \(4, 3, 3, 3\)"),
     "bias of another size": ([node("Conv", "x", "w", "b")], CONV | {"b": weight(5)}, r"shape \(5,\) of biases"),
+    "larger of two": ([node("Relu", "x", out="h"), node("Max", "h", "x")], {}, "only of one value and 0"),
+    "larger than 1": ([node("Max", "x", "z")], {"z": np.float32(1)}, "only of one value and 0, which is Relu"),
+    "one axis": ([node("ReduceMax", "x", "a")], {"a": ints(2)}, r"over axes \[2\]; only over height and width at once"),
+    "behind the images": ([node("Sigmoid", "x")], {}, r"no counterpart .* export anew$"),
     "transA": ([LINEAR[0], node("Gemm", "h", "w", transA=1)], {"w": weight(105, 4)}, "transA = 1"),
     "linear on pictures": ([node("MatMul", "x", "w")], {"w": weight(7, 4)}, "put a flatten before it"),
     "matmul of two": ([node("MatMul", "x", "x")], {}, "computed from the images"),
@@ -248,7 +226,7 @@ WRONG = {
     "clip": ([node("Clip", "x", "low", "high")], {"low": weight(), "high": weight()}, "with an upper bound"),
     "ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, "ceil_mode = 1"),
     "large kernel": ([node("MaxPool", "x", kernel_shape=[9, 9])], {}, "9 x 9 does not fit into a picture of 5 x 7"),
-    "mean over channels": ([node("ReduceMean", "x", "a")], {"a": ints(1)}, r"a mean over axes \[1\]"),
+    "mean over channels": ([node("ReduceMean", "x", "a")], {"a": ints(1)}, r"over axes \[1\]"),
     "constants": ([node("Add", "x", "b")], {"b": weight(3, 1, 1)}, "adds constants .* to the output of x; only a bias"),
     "bias along the width": (
         [node("Conv", "x", "w", out="h"), node("Add", "h", "b")], {"w": weight(7, 3, 1, 1), "b": weight(7)}, "adds",
