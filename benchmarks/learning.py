@@ -52,15 +52,18 @@ def data_of(task, seed):
 
 
 def network(task, hidden, band, seed, dtype=np.float32):
-    """input-N-N-classes with a delay of one step on each connection."""
+    """input-N-N-classes with a delay of one step on each connection, and the weights of the paper's code."""
     nsim.seed(seed)
     setting = TASKS[task]
     sizes = (setting["n"], hidden, hidden)
     readout = nsim.LI(tau_mem=setting["tau_out"], reduce=setting["reduce"])
-    return nn.Sequential(
+    net = nn.Sequential(
         *(nn.Dense(a, b, nsim.LIF(tau_mem=10e-3, band=band), delay=1, dtype=dtype) for a, b in pairwise(sizes)),
         nn.Dense(hidden, setting["classes"], readout, delay=1, dtype=dtype),
     )
+    for layer in net[:2]:
+        layer.weight.data /= 2  # U(-1/sqrt(n), 1/sqrt(n))
+    return net
 
 
 def train(task, band, seed, args):

@@ -54,7 +54,7 @@ def network(model, recurrent, delay, learn, band, reduce, pool):
         for k, (n_in, n_out) in enumerate([(9, 37), (37, 11)])
     ]
     for layer in hidden:
-        layer.weight.data *= 8
+        layer.weight.data *= 4
     return nn.Sequential(*hidden, nn.Dense(11, 3, nsim.LI(reduce=reduce), bias=True, delay=delay, seed=2)).to("cuda")
 
 
@@ -64,7 +64,7 @@ def convolutional(neuron, readout, delay, pool):
     first = nn.Conv2d(1, 13, 3, neuron, **options, seed=0)
     block = nn.Residual(nn.Conv2d(13, 13, 3, neuron, **options, groups=13, seed=1))
     for layer in (first, *block.connections()):
-        layer.weight.data *= 4
+        layer.weight.data *= 2
     last = nn.Conv2d(13, 3, 2, readout, size=SIDE - 1, bias=True, delay=delay, seed=2)
     return nn.Sequential(first, block, pool, nn.Dropout(0.2, per="event"), last)
 

@@ -93,11 +93,14 @@ def load(kind, args, *, stand_in=False, generator=Synthetic, **options):
 
 def two_hidden_layers(data, s, reduce):
     """The paper's network: two hidden layers of LIF and a leaky readout, a delay of one step each."""
-    return nn.Sequential(
+    net = nn.Sequential(
         nn.Dense(data.n, s.hidden, nsim.LIF(tau_mem=s.tau), delay=1),
         nn.Dense(s.hidden, s.hidden, nsim.LIF(tau_mem=s.tau), delay=1),
         nn.Dense(s.hidden, data.n_classes, nsim.LI(tau_mem=s.tau_out, reduce=reduce), delay=1),
     )
+    for layer in net[:2]:
+        layer.weight.data /= 2  # U(-1/sqrt(n), 1/sqrt(n)), as in the paper's code
+    return net
 
 
 def train_and_report(net, parts, s, args, *, transform=None, resume=True, regularizers=None):

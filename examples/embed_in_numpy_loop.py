@@ -106,7 +106,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     nsim.seed(args.seed)
     net = nn.Sequential(nn.Dense(2 * SENSORS, 100, nsim.LIF(tau_mem=20e-3)), nn.Dense(100, 1, nsim.LI(tau_mem=20e-3)))
-    net[0].weight.data *= 4
+    net[0].weight.data *= 2
     print(f"learning from the teacher: mean squared error {teach(net, 60 if args.smoke else 300, rng):.4f}")
     start = rng.uniform(-0.3, 0.3, (4 if args.smoke else 16, 2))
     began = perf_counter()

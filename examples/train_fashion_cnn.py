@@ -22,7 +22,7 @@ from nsim.datasets import EventData, FashionMNIST, latency_events
 # fire from the start, and no loss on rates is needed.
 CNN = {
     "channels": (32, 64), "epochs": 20, "batch": 128, "lr": 3e-3, "cosine": True, "dt": 4e-3, "steps": 25,
-    "tau": 20e-3, "tau_out": 40e-3, "slope": 25, "band": 0.5, "gain": 2.5, "dropout": 0.2,
+    "tau": 20e-3, "tau_out": 40e-3, "slope": 25, "band": 0.5, "gain": 1.25, "dropout": 0.2,
 }  # fmt: skip
 DRAWN = 300  # pictures of each part of the stand-in
 

@@ -40,7 +40,7 @@ def network(size=(9, 8)):
         built = nn.Conv2d(
             n_in, n_out, kernel, nsim.LIF(10e-3, band=None), size=size, dtype=np.float64, seed=seed, **options
         )
-        built.weight.data *= 3
+        built.weight.data *= 1.5
         return built
 
     half = (4, 4)

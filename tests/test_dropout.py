@@ -68,7 +68,7 @@ def test_gradient_through_dropout_is_the_oracles(per, band):
     """The same factor at an event and at the active site under it: exact in float64."""
     neuron = {"tau_mem": 10e-3, "threshold": 1.0}
     first = nn.Dense(9, 33, LIF(**neuron, band=band), dtype=np.float64, seed=0)
-    first.weight.data *= 4
+    first.weight.data *= 2
     drop, last = nn.Dropout(0.4, per=per), nn.Dense(33, 5, LI(tau_mem=20e-3), dtype=np.float64, seed=1)
     net = nn.Sequential(first, drop, last)
     dense = cases.counts(steps=30)

@@ -141,7 +141,7 @@ def test_peak_of_a_step_stays_below_the_dense_states():
     batch, steps = 64, 500
     net = cases.network(sizes=SIZES)
     for layer in net.layers[:2]:
-        layer.weight.data *= 0.3
+        layer.weight.data *= 0.15
     given = Spikes.from_dense(cases.counts(batch, steps, 200, density=0.01), cases.DT)
 
     def step():

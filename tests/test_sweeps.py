@@ -53,7 +53,7 @@ class Stack:
             neuron, params = neuron_of("LI" if last else name, n, learn, rng, v_init=v_init, **more)
             options = {"recurrent": recurrent and not last, "delay": delay, "bias": bias, "dtype": dtype}
             layer = nn.Dense(n_in, n, neuron, seed=seed + k, **options)
-            layer.weight.data *= 1 if last else gain[k] * GAIN[name]
+            layer.weight.data *= 1 if last else gain[k] / 2 * GAIN[name]  # it starts as +-2 / sqrt(n_in)
             if layer.weight_rec is not None:
                 layer.weight_rec.data *= GAIN[name]
             if bias:

@@ -54,7 +54,7 @@ def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
     ]
     net = nn.Sequential(*layers, nn.Dense(17, 4, nsim.LI(20e-3, reduce="sum"), delay=delay, dtype=np.float64, seed=2))
     for layer in layers:
-        layer.weight.data *= 4
+        layer.weight.data *= 2
     loss = losses.cross_entropy(net(Spikes.from_dense(counts, DT)), labels)
     loss.backward()
 

@@ -95,7 +95,7 @@ def lif_gradients(layer, counts, grad_count):
 def test_gradient_through_the_closest_approach(recurrent):
     """Against plain loops; neurons in the band, neurons far below it and neurons far above it, in one layer."""
     layer = nn.Dense(9, 33, LIF(**TAU), recurrent=recurrent, dtype=np.float64, seed=0)
-    layer.weight.data *= np.geomspace(0.05, 8, 33)
+    layer.weight.data *= np.geomspace(0.025, 4, 33)
     dense = cases.counts(5, 30, 9)
     grad = np.random.default_rng(1).normal(size=(5, 33)).astype(np.float32)
     out = layer(Spikes.from_dense(dense, cases.DT))
@@ -111,7 +111,7 @@ def test_gradient_through_the_closest_approach(recurrent):
 
 def test_only_neurons_without_an_active_site_are_touched():
     layer = nn.Dense(9, 33, LIF(**TAU), dtype=np.float64, seed=0)
-    layer.weight.data *= np.geomspace(0.05, 8, 33)
+    layer.weight.data *= np.geomspace(0.025, 4, 33)
     given, found = cases.spikes(5, 30, 9), []
     for wake in (False, True):
         out = layer(given)

@@ -67,13 +67,14 @@ class Connection(Module):
         self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
         rng = generator(seed)
 
-        def uniform(name, fan_in):
+        def uniform(name, fan_in, gain=1):
             if name not in shapes:
                 return None
-            bound = 1 / np.sqrt(fan_in)
+            bound = gain / np.sqrt(fan_in)
             return Tensor(arrays.copied(rng.uniform(-bound, bound, shapes[name]), dtype), requires_grad=True)
 
-        self.weight, self.weight_rec = uniform("weight", fan_in), uniform("weight_rec", self.n_out)
+        # With a gain of 1, the second of two layers behind events as sparse as speech is silent and untrained for ever.
+        self.weight, self.weight_rec = uniform("weight", fan_in, 1 + neuron.spiking), uniform("weight_rec", self.n_out)
         self.bias = Tensor(np.zeros(shapes["bias"], dtype), requires_grad=True) if "bias" in shapes else None
         self.raw = {p.name: self._raw(p, neuron.values[p.name]) for p in neuron.parameters}
         self._fits("v_init", neuron.v_init)

@@ -42,7 +42,7 @@ class Conv2d(Connection):
     Attributes
     ----------
     weight : Tensor [kh, kw, in_channels / groups, out_channels], bias : Tensor [out_channels] or None
-        Start as U(-1/sqrt(n), 1/sqrt(n)), n = kh kw in_channels / groups; bias 0.
+        Start as those of `nn.Dense`, with n = kh kw in_channels / groups inputs; bias 0.
     space : (H_out, W_out, out_channels)
 
     Raises

@@ -29,7 +29,9 @@ class Dense(Connection):
     Attributes
     ----------
     weight : Tensor [n_in, n_out], weight_rec : Tensor [n_out, n_out] or None, bias : Tensor [n_out] or None
-        Start as U(-1/sqrt(n), 1/sqrt(n)), n the number of inputs (n_out for weight_rec), bias 0. `.data` may be
+        Start as U(-g/sqrt(n), g/sqrt(n)), n the number of inputs (n_out for weight_rec), bias 0; g = 2 for the weights
+        of spiking neurons, so that a second layer behind sparse events fires from the start, and 1 for the others (and
+        for all in Perez-Nieves & Goodman 2021, who wake silent layers with `losses.spike_rate_lower`). `.data` may be
         written in place, not between a forward pass and its backward pass.
     """
 
