@@ -90,10 +90,13 @@ def dlpack(array: DeviceArray, *, stream=None, max_version=None, dl_device=None,
 
 
 def cuda_array_interface(array: DeviceArray) -> dict:
-    """See numba's documentation; raises AttributeError in the simulator, whose memory no GPU can read."""
+    """See numba's documentation; raises AttributeError in the simulator, whose memory no GPU can read.
+
+    Even to ask for it waits for the device, in the simulator too, where tests count what waits.
+    """
+    status().settle()
     if SIMULATED:
         raise AttributeError("__cuda_array_interface__")
-    status().settle()
     return array.array.__cuda_array_interface__ | {"shape": array.shape, "strides": None}
 
 
