@@ -71,7 +71,8 @@ def test_readout_reductions(reduce, learn):
 @pytest.mark.parametrize("density", [0.0, 0.2, 3.0])
 def test_sizes_and_densities(batch, steps, n, density, monkeypatch):
     """One sample, one step, one neuron, no event, every input at every step; groups of several samples."""
-    monkeypatch.setattr(jit, "PARTIAL_BYTES", 4000)
+    monkeypatch.setattr(jit, "FREE_BYTES", 0)
+    monkeypatch.setattr(jit, "FILLING", 4)
     gain = (6.0, 4.0) if density < 1 else (1.5, 4.0)
     made = stack("LIF", sizes=(n, 40, 5, 2), gain=gain)
     compare(made, inputs(batch, steps, n, density), wanted_spikes=False)
