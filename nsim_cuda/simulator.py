@@ -85,7 +85,7 @@ class Block:
         return self
 
     def go_on(self):
-        """Run as far as the next barrier, or to the end."""
+        """Run to the end, or, where blocks take turns, as far as the next barrier."""
         self.pass_on()
         self.done.acquire()
         self.waiting, self.arrived = self.arrived, []
@@ -109,7 +109,9 @@ class Block:
             raise RuntimeError("another thread of the block failed")
 
     def pass_on(self):
-        """Let the next thread go on that has not come to the barrier, the last that came to the one before first."""
+        """Let a thread go on that has not come to the barrier; where all have, the last that came, or a block."""
+        if not self.waiting and _order is None:
+            self.waiting, self.arrived = self.arrived, []
         (self.waiting.pop().turn if self.waiting else self.done).release()
 
 
