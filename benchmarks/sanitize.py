@@ -44,14 +44,14 @@ def events(batch, steps, n, density, seed):
     return nsim.Spikes.from_dense(counts, DT, space=(SIDE, SIDE, 1), lengths=lengths).to("cuda")
 
 
-def network(model, recurrent, delay, learn, band, reduce, pool):
-    """9-37-11-3 with a bias in each layer, odd sizes throughout; or a convolutional network with that pooling."""
+def network(model, recurrent, delay, learn, band, reduce, pool, n):
+    """9-n-11-3 with a bias in each layer, odd sizes throughout; or a convolutional network with that pooling."""
     options = {"band": band, "learn": [p.name for p in MODELS[model].parameters] if learn else ()}
     if pool:
         return convolutional(MODELS[model](**options), nsim.LI(reduce=reduce), delay, pool(2, 1)).to("cuda")
     hidden = [
         nn.Dense(n_in, n_out, MODELS[model](**options), recurrent=recurrent, delay=delay, bias=True, seed=k)
-        for k, (n_in, n_out) in enumerate([(9, 37), (37, 11)])
+        for k, (n_in, n_out) in enumerate([(9, n), (n, 11)])
     ]
     for layer in hidden:
         layer.weight.data *= 4
@@ -104,6 +104,7 @@ def cases():
         yield {"model": SPIKING[0], "optimizer": optimizer}
     for model in SPIKING:
         yield {"model": model, "learn": True}
+        yield {"model": model, "learn": True, "n": 71}  # more columns than a block of the backward sweep has
         yield {"model": model, "band": None}
         yield {"model": model, "pool": nn.MaxPool2d}
         yield {"model": model, "pool": nn.AvgPool2d, "learn": True, "delay": 1}
@@ -137,7 +138,7 @@ def main(given=None):
         return max(sanitized(tool) for tool in args.under)
     for case in list(cases())[: args.first]:
         print(", ".join(f"{key} {getattr(value, '__name__', value)}" for key, value in case.items()), flush=True)
-        options = {"recurrent": False, "delay": 0, "learn": False, "band": 0.2, "reduce": "sum", "pool": None}
+        options = {"recurrent": False, "delay": 0, "learn": False, "band": 0.2, "reduce": "sum", "pool": None, "n": 37}
         optimizer = case.pop("optimizer", optim.Adam)
         net = network(**(options | case))
         batch = events(args.batch, args.steps, SIDE**2, 0.3, seed=0)

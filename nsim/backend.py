@@ -73,8 +73,9 @@ def on_device(x) -> bool:
 
 def adopted(x):
     """An array of another library as one of ours, on the same memory where it lies on a device; else as it is."""
-    foreign = hasattr(x, "__cuda_array_interface__") or (hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray))
-    if not foreign or hasattr(x, "copy_to_host"):
+    if isinstance(x, np.ndarray) or on_device(x):  # ours first: to ask for their interface waits for the device
+        return x
+    if not (hasattr(type(x), "__cuda_array_interface__") or hasattr(x, "__dlpack__")):
         return x
     if cuda.is_available() and (table := operations("cuda")).is_foreign(x):
         return table.adopted(x)

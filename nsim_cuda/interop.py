@@ -18,7 +18,8 @@ from nsim_cuda.status import status
 
 CPU, CUDA = 1, 2  # DLDeviceType
 KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode
-LEGACY_STREAMS = (None, -1, 0, 1)  # the default stream, which all our work runs on, or no wish
+LEGACY = 1  # the default stream in __cuda_array_interface__; all our work runs on it
+LEGACY_STREAMS = (None, -1, 0, LEGACY)  # in DLPack, or no wish
 NAME = b"dltensor"
 
 
@@ -90,11 +91,14 @@ def dlpack(array: DeviceArray, *, stream=None, max_version=None, dl_device=None,
 
 
 def cuda_array_interface(array: DeviceArray) -> dict:
-    """See numba's documentation; raises AttributeError in the simulator, whose memory no GPU can read."""
+    """See numba's documentation; raises AttributeError in the simulator, whose memory no GPU can read.
+
+    Even to ask for it waits for the device, in the simulator too, where tests count what waits.
+    """
+    status().settle()
     if SIMULATED:
         raise AttributeError("__cuda_array_interface__")
-    status().settle()
-    return array.array.__cuda_array_interface__ | {"shape": array.shape, "strides": None}
+    return array.array.__cuda_array_interface__ | {"shape": array.shape, "strides": None, "stream": LEGACY}
 
 
 def is_foreign(x) -> bool:
@@ -120,7 +124,9 @@ def adopted(x) -> DeviceArray:
     if hasattr(type(x), "__cuda_array_interface__") and not SIMULATED:
         found = x.__cuda_array_interface__
         shape, kind, strides = tuple(found["shape"]), np.dtype(found["typestr"]), found.get("strides")
-        pointer, owner = found["data"][0], x
+        pointer, owner, stream = found["data"][0], x, found.get("stream")
+        if stream not in (None, LEGACY):
+            cuda.external_stream(stream).synchronize()
     else:
         # Never renamed, the capsule gives the memory back itself when it is dropped.
         owner = x.__dlpack__()

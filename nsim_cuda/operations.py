@@ -144,10 +144,10 @@ class _Backward:
         self.below = self.sites_below(dtype)
         connection = launch.CONNECTIONS[layer.connection]
         whole = self.below.grad.size > 0 or layer.weight_rec is not None or connection.WHOLE
-        tiles = 1 if whole else -(-n // jit.TILE_BACKWARD)
-        self.width = jit.padded(-(-n // tiles))
-        history_bytes = (steps + 1) * (n_states + 1) * n * dtype.itemsize if self.history else 0
-        groups = jit.groups(size, layer.weight.data.nbytes + self.recurrent.nbytes + history_bytes)
+        groups, tiles, self.width = jit.backward_grid(
+            (size, steps, n), dtype.itemsize, layer.weight.data.nbytes + self.recurrent.nbytes,
+            n_states + 1 if self.history else 0, whole,
+        )  # fmt: skip
         self.grid, self.threads = (groups, tiles), jit.BLOCK
         self.grads = sweep.Gradients(
             full((groups, *shape), dtype, 0),

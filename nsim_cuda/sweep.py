@@ -218,12 +218,14 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     drive, drive_adjoint = connection.drive, connection.drive_adjoint
 
     @inlined
-    def mark_spikes(b, t, tid, threads, spikes, mark):
-        """mark[n] = t where neuron n fired at step t - 1."""
+    def mark_spikes(b, t, first, last, tid, threads, spikes, mark):
+        """mark[n] = t where neuron n of this block's columns fired at step t - 1; others are at another step."""
         if t > 0:
             for k in range(b * spikes.tiles, (b + 1) * spikes.tiles):
                 for j in range(spikes.ptr[k, t - 1] + tid, spikes.ptr[k, t], threads):
-                    mark[int(spikes.indices[j])] = t
+                    n = int(spikes.indices[j])
+                    if first <= n and n < last:
+                        mark[n] = t
 
     @inlined
     def inject(n, du, d, states, t, p, grad_p):
@@ -264,15 +266,17 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         return dxn
 
     @inlined
-    def recompute(b, steps, start, last, stride, owner, tid, threads, v_init, events, layer, own, mark, states, x):
-        """states[t] is the state before step t; x[t] its drive. `owner` says whether this thread has columns."""
+    def recompute(b, steps, first, last, share, tid, threads, v_init, events, layer, own, mark, states, x):
+        """states[t] is the state before step t; x[t] its drive. Of the threads' shares (drive.py) lane 0 counts."""
         weight, weight_rec, bias, p = layer
+        start, _, stride, lane, _ = share
+        owner = lane == 0
         if owner:
             for n in range(start, last, stride):
                 write(states[0], n, rest())
                 states[0, 0, n] = v_init[n]
         for t in range(steps):
-            mark_spikes(b, t, tid, threads, own.spikes, mark)
+            mark_spikes(b, t, first, last, tid, threads, own.spikes, mark)
             cuda.syncthreads()
             if owner:
                 for n in range(start, last, stride):
@@ -294,7 +298,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         stride = min(width, threads)
         lanes = threads // stride
         lane, start = tid // stride, first + tid % stride
-        owner = lane == 0
+        share, owner = (start, last, stride, lane, lanes), lane == 0
         partial = cuda.shared.array(BLOCK, kind)
         d, dx, ds, mark = scratch.d[group], scratch.dx[group], scratch.ds[group], scratch.mark[group]
         states, x = scratch.states[group], scratch.x[group]
@@ -307,13 +311,11 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                     mark[n] = -1
             cuda.syncthreads()
             if history:
-                recompute(
-                    b, steps, start, last, stride, owner, tid, threads, v_init, events, layer, own, mark, states, x
-                )
+                recompute(b, steps, first, last, share, tid, threads, v_init, events, layer, own, mark, states, x)
             for t in range(steps - 1, -1, -1):
                 inject_sites(b, t, first, last, tid, threads, own, d, ds, states, p, grad_p)
                 if asks_for_spikes:
-                    mark_spikes(b, t, tid, threads, own.spikes, mark)
+                    mark_spikes(b, t, first, last, tid, threads, own.spikes, mark)
                 cuda.syncthreads()
                 if owner:
                     for n in range(start, last, stride):
@@ -321,7 +323,6 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                         if grad_b.shape[0] > 0:
                             grad_b[n] += dx_n
                 cuda.syncthreads()
-                share = start, last, stride, lane, lanes
                 drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)
                 if t > 0 and weight_rec.shape[0] > 0:
                     if lane < lanes:

@@ -68,10 +68,10 @@ def check_same_bits(net, given):
     """The same gradients from two runs."""
     found = []
     for _ in range(2):
-        net(given).sum().backward()
-        found.append([t.grad.copy_to_host() for t in net.parameters()])
         for t in net.parameters():
             t.grad = None
+        net(given).sum().backward()
+        found.append([t.grad.copy_to_host() for t in net.parameters()])
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 

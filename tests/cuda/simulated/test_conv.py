@@ -51,7 +51,8 @@ def test_bands_and_delays(band, delay):
 @pytest.mark.parametrize("density", [0.0, 0.3, 2.0])
 def test_sizes_and_densities(batch, steps, density, monkeypatch):
     """One sample, one step, no event, more events than places; groups of several samples."""
-    monkeypatch.setattr(jit, "PARTIAL_BYTES", 2000)
+    monkeypatch.setattr(jit, "FREE_BYTES", 0)
+    monkeypatch.setattr(jit, "FILLING", 2)
     for shape in ("strides", "whole picture"):
         made = stack(shape, gain=3.0 if density < 1 else 0.7, learn=False)
         compare(made, amounts(made.space, batch, steps, density), wanted_spikes=False)

@@ -3,6 +3,7 @@ as the memory of the device is the host's there."""
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,32 @@ def test_foreign_arrays_as_gradients_weights_and_events():
         Spikes.from_device(interop.adopted(ptr), interop.adopted(indices), (2, 6, 4), dt=1e-3)
     with pytest.raises(ShapeError, match="expected an array of int32 on the GPU"):
         Spikes.from_device(ptr.cpu().numpy(), interop.adopted(indices), given.shape, dt=1e-3)
+
+
+class Described:
+    """An array that is made on a stream."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (3,), "typestr": "<f4", "data": (4096, False), "version": 3, "stream": self.stream}
+
+
+def test_streams_are_waited_for_and_told(monkeypatch):
+    """numba would wait for a stream too, but then do all later work on the array there."""
+    waited = []
+    driver = SimpleNamespace(
+        external_stream=lambda stream: SimpleNamespace(synchronize=lambda: waited.append(stream)),
+        as_cuda_array=lambda described, sync: described,
+    )
+    monkeypatch.setattr(interop, "SIMULATED", False)
+    monkeypatch.setattr(interop, "cuda", driver)
+    for stream in (None, 1, 2, 94000):
+        ours = interop.adopted(Described(stream))
+        assert ours.__cuda_array_interface__["stream"] == 1, "ours is the legacy default stream"
+    assert waited == [2, 94000]
 
 
 @pytest.mark.skipif(SIMULATED, reason="the memory of the simulator has no address that a GPU could read")

@@ -1,12 +1,17 @@
-"""The simulator itself: threads meet at barriers, a missing one shows, and an error in one thread ends them all."""
+"""The simulator itself: threads meet at barriers, a missing one shows, blocks may take turns, and an error ends all."""
+
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from numba import types
 
-from nsim_cuda.shim import cuda
+from nsim_cuda import simulator
+from nsim_cuda.shim import SIMULATED, cuda
 
 THREADS = 8
+
+pytestmark = pytest.mark.skipif(not SIMULATED, reason="a GPU is not the simulator")
 
 
 def exchanged(step, barrier):
@@ -35,7 +40,30 @@ def test_a_missing_barrier_shows_whichever_way_the_value_goes(step):
     assert (exchanged(step, barrier=False) == -1).any()
 
 
-def test_threads_that_have_ended_are_not_waited_for():
+def test_blocks_take_turns_and_have_their_own_shared_memory():
+    @cuda.jit
+    def kernel(out, common):
+        shared = cuda.shared.array(1, types.int64)
+        for _ in range(9):
+            if cuda.threadIdx.x == 0:
+                shared[0] = common[0] = cuda.blockIdx.x
+            cuda.syncthreads()
+            out[cuda.blockIdx.x] += (common[0] != cuda.blockIdx.x) + 100 * (shared[0] != cuda.blockIdx.x)
+            cuda.syncthreads()
+
+    def disturbed():
+        out = np.zeros(3, np.int64)
+        kernel[3, 2](out, np.zeros(1, np.int64))
+        return out
+
+    assert not disturbed().any()
+    with simulator.interleaved(0):
+        assert 0 < disturbed().max() < 100
+    assert not disturbed().any()
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_threads_that_have_ended_are_not_waited_for(blocks):
     @cuda.jit
     def kernel(out):
         if cuda.threadIdx.x % 2:
@@ -44,7 +72,8 @@ def test_threads_that_have_ended_are_not_waited_for():
         out[cuda.threadIdx.x] = 1
 
     out = np.zeros(THREADS)
-    kernel[2, THREADS](out)
+    with simulator.interleaved(0):
+        kernel[blocks, THREADS](out)
     np.testing.assert_array_equal(out, np.arange(THREADS) % 2 == 0)
 
 
@@ -56,6 +85,7 @@ def test_an_error_in_one_thread_ends_the_block_and_the_next_launch_works():
             raise ArithmeticError("three")
         cuda.syncthreads()
 
-    with pytest.raises(ArithmeticError, match="three"):
-        kernel[2, THREADS](np.zeros(1))
-    test_threads_that_have_ended_are_not_waited_for()
+    for taking_turns in (nullcontext(), simulator.interleaved(0)):
+        with pytest.raises(ArithmeticError, match="three"), taking_turns:
+            kernel[2, THREADS](np.zeros(1))
+        test_threads_that_have_ended_are_not_waited_for(2)

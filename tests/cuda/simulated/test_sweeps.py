@@ -7,8 +7,9 @@ import nsim
 from nsim import Spikes
 from nsim.backend import moved
 from nsim.neurons import MODELS
-from nsim_cuda import jit
+from nsim_cuda import jit, simulator
 from nsim_cuda.events import packing
+from nsim_cuda.shim import SIMULATED
 from tests import reference
 from tests.cuda.simulated.common import check_same_bits, compare, inputs, stack
 from tests.test_sweeps import DT, SPIKING
@@ -70,7 +71,8 @@ def test_readout_reductions(reduce, learn):
 @pytest.mark.parametrize("density", [0.0, 0.2, 3.0])
 def test_sizes_and_densities(batch, steps, n, density, monkeypatch):
     """One sample, one step, one neuron, no event, every input at every step; groups of several samples."""
-    monkeypatch.setattr(jit, "PARTIAL_BYTES", 4000)
+    monkeypatch.setattr(jit, "FREE_BYTES", 0)
+    monkeypatch.setattr(jit, "FILLING", 4)
     gain = (6.0, 4.0) if density < 1 else (1.5, 4.0)
     made = stack("LIF", sizes=(n, 40, 5, 2), gain=gain)
     compare(made, inputs(batch, steps, n, density), wanted_spikes=False)
@@ -81,6 +83,24 @@ def test_layers_of_more_neurons_than_threads():
     blocks."""
     compare(stack("LIF", sizes=(4, 70, 40, 33), recurrent=True, learn=False, gain=(4.0, 1.0)), inputs(1, 3, 4))
     compare(stack("LIF", sizes=(4, 40, 70, 33), learn=False, gain=(4.0, 1.0)), inputs(1, 3, 4))
+
+
+@pytest.mark.skipif(not SIMULATED, reason="on a GPU blocks run at the same time anyway")
+@pytest.mark.parametrize("options", [{"learn": True}, {"learn": False, "reset": "zero"}])
+def test_blocks_of_a_launch_in_any_order(options):
+    """Several tiles, forward and backward, of which the backward ones ask for spikes."""
+    for seed in range(2):
+        with simulator.interleaved(seed):
+            compare(stack("LIF", sizes=(7, 33, 3), gain=(6.0,), **options), inputs(steps=12, seed=seed))
+
+
+@pytest.mark.parametrize("options", [{"learn": True}, {"learn": False, "reset": "zero"}])
+def test_tiles_of_a_wide_layer(options):
+    """Tiles that ask for spikes at the size of a GPU's blocks, many at a time there: the same bits again."""
+    batch, steps = (2, 3) if SIMULATED else (64, 40)
+    made = stack("LIF", sizes=(7, 200, 3), gain=(6.0,), **options)
+    compare(made, inputs(batch, steps))
+    check_same_bits(made.net, Spikes.from_dense(inputs(batch, steps), DT).to("cuda"))
 
 
 def test_graded_and_repeated_events():
