@@ -16,23 +16,24 @@ TILE = 256  # neurons of a block where a layer is not recurrent
 TILE_BACKWARD = 64  # columns of a block of the backward sweep where nothing below wants a gradient
 # Groups of samples in a backward sweep. A block takes the samples of its group one after the other, and one block of
 # these kernels fills a multiprocessor of an H100 (8 warps of 200 registers and more), which has 132, a B200 148. A
-# group more costs one more partial sum of the weight gradient, written and read once: 128 MiB, at 3 TB/s, are 0.1 ms. A
+# group more costs one more partial sum of the weight gradient, written and read once: 80 MiB, at 3 TB/s, are 0.06 ms. A
 # sample costs the latency of its steps, by estimate a millisecond and more for 500. So only memory bounds the groups.
 #
 # Dense training in torch keeps 12 traces B x T x N of float32 for two hidden layers (measured, benchmarks/RESULTS.md).
 # Of 5 % of that, 0.6 traces, lists with room to spare take 0.3: a quarter of a trace is left for partial sums, and as
 # much for the history of layers that learn. That is 24, 15 and 5 MiB at 200 neurons (SHD, N-MNIST, Fashion-MNIST),
 # which may leave three quarters of a card idle for the sake of a few MiB, and 122, 73 and 24 MiB at 1000, where a group
-# takes 3.8: hence the floor of 128 MiB. With batches of 256, in MiB and as a share of what torch keeps:
+# takes 3.8: hence the floor of 80 MiB, with which layers of 400 fill a card. With batches of 256, in MiB and as a share
+# of what torch keeps:
 #
 #                                              input -> 200   200 -> 200   input -> 1000   1000 -> 1000
 #     SHD            700 inputs, 500 steps     17, 1.5 %      20, 1.7 %    21, 0.4 %       122, 2.1 %
-#     N-MNIST       1156 inputs, 300 steps     28, 4.0 %      20, 2.8 %    35, 1.0 %       122, 3.5 %
-#     Fashion-MNIST  784 inputs, 100 steps     19, 8.2 %      20, 8.3 %    24, 2.0 %       122, 10.4 %
+#     N-MNIST       1156 inputs, 300 steps     28, 4.0 %      20, 2.8 %    35, 1.0 %        76, 2.2 %
+#     Fashion-MNIST  784 inputs, 100 steps     19, 8.2 %      20, 8.3 %    24, 2.0 %        76, 6.5 %
 #
 # Layers go one after the other, so that the largest number of a network counts, not their sum.
 FILLING = 132  # blocks beyond which groups take memory and save little time
-PARTIAL_BYTES = 128 << 20  # for partial sums, and for history, or a quarter of a trace where that is more
+PARTIAL_BYTES = 80 << 20  # for partial sums, and for history, or a quarter of a trace where that is more
 FREE_BYTES = 8 << 20  # less than this is never saved: each sample is a group
 FLAT = 256  # threads of a block that goes over a flat array
 MOST_BLOCKS = 4096  # of such blocks
