@@ -8,10 +8,11 @@ or a list of them and hands each batch a generator of its own, so that (seed, ep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
-from nsim.checks import is_number, is_whole
+from nsim.checks import is_number
 from nsim.datasets.recordings import Events
 from nsim.errors import ParameterError
 
@@ -25,7 +26,7 @@ def _check(name, value, low, high=1e9, whole=False):
 
 
 def _check_axis(name, axis):
-    if not is_whole(axis):
+    if not isinstance(axis, Integral):
         raise ParameterError(f"{name}: axis = {axis!r}: expected a whole number, of an axis of the neurons' space")
 
 

@@ -52,8 +52,7 @@ def convolutional(size=(3, 3), dtype=np.float32, channels=4, classes=5):
     """A convolution, a residual block, pooling and a readout, for pictures of one channel."""
 
     def layer(n_in, seed):
-        neuron = LIF(threshold=0.5)
-        return nn.Conv2d(n_in, channels, 3, neuron, size=size, padding=1, bias=True, dtype=dtype, seed=seed)
+        return nn.Conv2d(n_in, channels, 3, LIF(), size=size, padding=1, bias=True, dtype=dtype, seed=seed)
 
     pool = nn.MaxPool2d(2, 1)
     n = int(np.prod(pool.space_after((*size, channels))))

@@ -195,7 +195,7 @@ def test_spaces_names_and_initial_weights():
     layer = nn.Conv2d(8, 24, (3, 5), LIF(), size=(12, 10), stride=(1, 2), padding=(1, 0), groups=2, bias=True, seed=1)
     assert layer.weight.shape == (3, 5, 4, 24) and layer.bias.shape == (24,) and not layer.bias.data.any()
     assert layer.space == (12, 3, 24) and layer.n_out == 12 * 3 * 24 and layer.n_in == 960
-    bound = 1 / np.sqrt(3 * 5 * 4)
+    bound = 2 / np.sqrt(3 * 5 * 4)
     assert np.abs(layer.weight.data).max() <= bound
     np.testing.assert_allclose(layer.weight.data.std(), bound / np.sqrt(3), rtol=0.02)
     assert nn.Conv2d(1, 2, 3, LIF(), size=28, padding=1).space == (28, 28, 2)

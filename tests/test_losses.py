@@ -188,7 +188,7 @@ def test_a_silent_layer_wakes_up():
     rng = np.random.default_rng(5)
     spikes = Spikes.from_dense((rng.random((8, 30, 20)) < 0.1).astype(int), 1e-3)
     layer = nn.Dense(20, 10, LIF(tau_mem=10e-3), seed=0)
-    layer.weight.data[...] = np.abs(layer.weight.data) * 0.1
+    layer.weight.data[...] = np.abs(layer.weight.data) * 0.05
     assert layer(spikes).n_events == 0 and layer(spikes).active.u.size == 0
     opt = optim.Adam(layer.parameters(), lr=1e-2)
     for _ in range(60):

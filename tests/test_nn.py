@@ -26,7 +26,8 @@ def test_spiking_layers_give_spikes_and_readouts_tensors():
 
 def test_weights_start_uniform_and_follow_their_seed():
     layer = nn.Dense(400, 100, LIF(), recurrent=True, bias=True, seed=1)
-    for tensor, bound in [(layer.weight, 1 / 20), (layer.weight_rec, 1 / 10)]:
+    readout = nn.Dense(400, 100, LI(), seed=1)
+    for tensor, bound in [(layer.weight, 2 / 20), (layer.weight_rec, 1 / 10), (readout.weight, 1 / 20)]:
         assert tensor.dtype == np.float32 and np.abs(tensor.data).max() <= bound
         np.testing.assert_allclose(tensor.data.std(), bound / np.sqrt(3), rtol=0.02)
     assert layer.weight.shape == (400, 100) and layer.weight_rec.shape == (100, 100) and not layer.bias.data.any()

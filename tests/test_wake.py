@@ -12,7 +12,7 @@ TAU = {"tau_mem": 10e-3, "threshold": 1.0}
 
 def silent(layer):
     """Weights so small that no neuron comes near its threshold."""
-    layer.weight.data[...] = np.abs(layer.weight.data) * 0.02
+    layer.weight.data[...] = np.abs(layer.weight.data) * 0.01
     return layer
 
 

@@ -178,9 +178,7 @@ def network(pool, dtype=np.float64):
 
     def conv(n_in, kernel, seed, **options):
         neuron = nsim.LIF(threshold=0.5)
-        layer = nn.Conv2d(n_in, 3, kernel, neuron, size=SIZE, bias=True, dtype=dtype, seed=seed, **options)
-        layer.weight.data *= 2
-        return layer
+        return nn.Conv2d(n_in, 3, kernel, neuron, size=SIZE, bias=True, dtype=dtype, seed=seed, **options)
 
     body = nn.Sequential(conv(3, 3, 1, padding=1), nn.Residual(conv(3, 3, 2, padding=1, groups=3)))
     block = nn.Residual(body, conv(3, 1, 3))
