@@ -176,15 +176,10 @@ class _Lowering:
         self._add(end.name, "readout", self.shapes[end.name], depth, np.ones(1), self.edges(end, depth), drive=end)
 
     def _add(self, name, kind, shape, depth, scale, edges, **more):
-        packed = [
-            (
-                source,
-                link.scaled(
-                    np.broadcast_to(source.scale, source.shape[-1]), np.broadcast_to(1 / scale, shape[-1])
-                ).packed(),
-            )
-            for source, link in edges
-        ]
+        after, packed = np.broadcast_to(1 / scale, shape[-1]), []
+        for source, link in edges:
+            before = np.broadcast_to(source.scale, source.shape[-1])
+            packed.append((source, link.scaled(before, after).packed()))
         population = Population(name, kind, shape, depth, scale, packed, **more)
         self.populations.append(population)
         return population
