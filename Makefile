@@ -31,9 +31,10 @@ gpu   := $(VENV)/.gpu-$(key)
 demo: $(basic)
 	$(run) $(DEMO) $(ARGS)
 
-# One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle.
+# One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle. Who
+# has none left takes over tests of others, of which some last for most of a minute.
 test: $(dev)
-	$(run) -m pytest -n $(shell expr $(JOBS) + 1) $(ARGS)
+	$(run) -m pytest -n $(shell expr $(JOBS) + 1) --dist worksteal $(ARGS)
 
 lint: $(dev)
 	$(run) -m ruff check .
@@ -44,7 +45,7 @@ format: $(dev)
 	$(run) -m ruff format .
 
 smoke: $(dev)
-	@set -e; for script in examples/[!_]*.py; do echo "== $$script --smoke"; $(run) $$script --smoke $(ARGS); done
+	@ls examples/[!_]*.py | xargs -P $(JOBS) -I{} sh -c 'echo "== {} --smoke"; $(run) {} --smoke $(ARGS)'
 
 bench: $(bench)
 	@set -e; for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(run) benchmarks/$$name.py $(ARGS); done
