@@ -31,10 +31,9 @@ gpu   := $(VENV)/.gpu-$(key)
 demo: $(basic)
 	$(run) $(DEMO) $(ARGS)
 
-# One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle. Who
-# has none left takes over tests of others, of which some last for most of a minute.
+# One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle.
 test: $(dev)
-	$(run) -m pytest -n $(shell expr $(JOBS) + 1) --dist worksteal $(ARGS)
+	$(run) -m pytest -n $(shell expr $(JOBS) + 1) $(ARGS)
 
 lint: $(dev)
 	$(run) -m ruff check .
