@@ -13,7 +13,7 @@ from nsim.datasets import cache
 from nsim.errors import EventWarning, MissingDataError
 
 TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
-_told = set()  # files that `tell_unverified` has warned of in this process
+_told = set()  # files that `unverified` has warned of in this process
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,22 @@ def find(source, root=None, download=True) -> Path:
     raise MissingDataError(_missing(source, roots, store, root, tried))
 
 
-def tell_unverified(title, path, md5):
-    """Warn, once in a process for each file, that a file under a published name is not the published one."""
-    path = path.resolve()
-    if path in _told:
-        return
-    _told.add(path)
-    warnings.warn(
-        f"{path}: its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be verified: "
-        "damage may have changed events or labels unseen. Fetch it anew if it should be the published one",
-        EventWarning,
-        stacklevel=3,
-    )
+def unverified(title, files, *, fingerprint=False) -> str:
+    """The name of data from files under published names that are not the published ones, {path: MD5}.
+
+    Without a `fingerprint` that was checked it warns of each file, once in a process.
+    """
+    for path, md5 in files.items():
+        if fingerprint or path.resolve() in _told:
+            continue
+        _told.add(path.resolve())
+        warnings.warn(
+            f"{path}: its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be "
+            "verified: damage may have changed events or labels unseen. Fetch it anew if it should be published data",
+            EventWarning,
+            stacklevel=4,
+        )
+    return f"{title} (unverified copy: {', '.join(path.name for path in files)})"
 
 
 def _fetch(name, address, md5, folder):

@@ -9,7 +9,7 @@ import numpy as np
 from nsim.backend import adopted, check_device, operations
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
-from nsim.datasets.find import Source, find, tell_unverified
+from nsim.datasets.find import Source, find, unverified
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
@@ -83,9 +83,6 @@ class FashionMNIST(EventData):
         events = Events(arrays["times"], arrays["units"], arrays["starts"], (28, 28, 1))
         strange = {path: md5 for path, (_, md5) in zip(paths, digests, strict=True) if self.md5[path.name] != md5}
         name = self._name(split, strange, len(arrays["labels"]))
-        if "(unverified copy" in name:
-            for path, md5 in strange.items():
-                tell_unverified(self.title, path, md5)
         super().__init__(events, arrays["labels"], name=name, classes=self.names)
         self.split_name, self.path, self._images = split, paths[0], arrays["images"]
 
@@ -111,7 +108,7 @@ class FashionMNIST(EventData):
             return self.title
         if count < PARTS[split][1]:
             return f"{self.title} subset ({count:,} of {PARTS[split][1]:,} {split} images)"
-        return f"{self.title} (unverified copy: {', '.join(path.name for path in strange)})"
+        return unverified(self.title, strange)
 
 
 class MNIST(FashionMNIST):

@@ -10,7 +10,7 @@ import numpy as np
 
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
-from nsim.datasets.find import Source, find, tell_unverified
+from nsim.datasets.find import Source, find, unverified
 from nsim.datasets.hdf5 import read_recordings, write_shd
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, ParameterError
@@ -64,9 +64,7 @@ class NMNIST(EventData):
         arrays = store.arrays(store.key("nmnist 2", fast, polarity), lambda: _read(path, polarity), cache)
         space = (SIDE, SIDE, 2 if polarity == "keep" else 1)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], space)
-        name = _name(split, len(arrays["labels"]), path, md5)
-        if "(unverified copy" in name and "fingerprint" not in arrays:
-            tell_unverified("N-MNIST", path, md5)
+        name = _name(split, len(arrays["labels"]), path, md5, "fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=[str(k) for k in range(10)])
         self.split_name, self.path = split, path
 
@@ -81,10 +79,12 @@ def _source(split):
     )
 
 
-def _name(split, count, path, md5):
+def _name(split, count, path, md5, fingerprint):
     if count < OFFICIAL[split]:
         return f"N-MNIST subset ({count:,} of {OFFICIAL[split]:,} {split} recordings)"
-    return "N-MNIST" if md5 == DOWNLOADS[split][1] else f"N-MNIST (unverified copy: {path.name})"
+    if md5 == DOWNLOADS[split][1]:
+        return "N-MNIST"
+    return unverified("N-MNIST", {path: md5}, fingerprint=fingerprint)
 
 
 def _read(path, polarity):

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from nsim.datasets import cache as store
-from nsim.datasets.find import Source, find, tell_unverified
+from nsim.datasets.find import Source, find, unverified
 from nsim.datasets.hdf5 import read_recordings
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import ParameterError
@@ -70,9 +70,7 @@ class SHD(EventData):
         names = self.names or [k.decode("utf-8", "replace") for k in arrays["names"]]
         if len(names) != self.n_labels:
             names = [str(k) for k in range(self.n_labels)]
-        name = _name(self.title, path, md5)
-        if "(unverified copy" in name and "fingerprint" not in arrays:
-            tell_unverified(self.title, path, md5)
+        name = _name(self.title, path, md5, "fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=names, speakers=arrays.get("speakers"))
         self.split_name, self.path = split, path
 
@@ -114,9 +112,9 @@ def _file(kind, split, root, download, cache):
     return path, *store.file_digests(path, cache)
 
 
-def _name(title, path, md5):
+def _name(title, path, md5, fingerprint):
     if MD5.get(path.name) == md5:
         return title
     if "regenerated" in str(path.parent.name).lower():
         return f"{title} (regenerated)"
-    return f"{title} (unverified copy: {path.name})"
+    return unverified(title, {path: md5}, fingerprint=fingerprint)
