@@ -33,7 +33,7 @@ demo: $(basic)
 
 # One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle.
 test: $(dev)
-	$(run) -m pytest -n $(shell expr $(JOBS) + 1) $(ARGS)
+	$(run) -m pytest -n $(shell expr $(JOBS) + 1) --dist worksteal $(ARGS)
 
 lint: $(dev)
 	$(run) -m ruff check .

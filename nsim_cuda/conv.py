@@ -17,6 +17,7 @@ from nsim_cuda.lists import first_from
 from nsim_cuda.rows import add_rows
 from nsim_cuda.windows import Grid, covered, grid_of, place_of, window_with, windows_over
 
+RECURRENT = False
 WHOLE = True  # neurons of all places share their weights: a block of the backward sweep has them all
 
 

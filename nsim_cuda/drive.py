@@ -10,6 +10,7 @@ from nsim_cuda.jit import WARP, cuda, inlined
 from nsim_cuda.rows import add_rows, add_to_rows
 
 TEAM_ROUNDS = 2  # rounds of teams after which a thread for each site is faster
+RECURRENT = True  # layers of this connection may have recurrent weights
 WHOLE = False  # a block of the backward sweep may have some of the columns only
 
 

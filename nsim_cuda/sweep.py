@@ -94,12 +94,12 @@ def make_forward(equations, n_states, n_params, dtype, connection):
     step, _, potential, _ = equations
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
-    drive = connection.drive
+    drive, recurrent = connection.drive, connection.RECURRENT
 
     @inlined
     def advance(b, t, n, m, before, words, events, weight, weight_rec, bias, p, state, fired):
         x = drive(bias[n], b, t, n, events, weight, one)
-        if weight_rec.shape[0] > 0:
+        if recurrent and weight_rec.shape[0] > 0:
             x = bits.add_set_rows(x, weight_rec, n, fired, before, words)
         s = one if bits.is_set(fired, before, m) else zero
         values = read_p(p, n)
@@ -215,7 +215,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     kind, rest = from_dtype(np.dtype(dtype)), constant(n_states, zero)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
     asks_for_spikes = asks_for_spikes or history
-    drive, drive_adjoint = connection.drive, connection.drive_adjoint
+    drive, drive_adjoint, recurrent = connection.drive, connection.drive_adjoint, connection.RECURRENT
 
     @inlined
     def mark_spikes(b, t, first, last, tid, threads, spikes, mark):
@@ -281,7 +281,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
             if owner:
                 for n in range(start, last, stride):
                     drive_n = drive(bias[n], b, t, n, events, weight, one)
-                    if weight_rec.shape[0] > 0 and t > 0:
+                    if recurrent and weight_rec.shape[0] > 0 and t > 0:
                         lo, hi = own.spikes.ptr[b, t - 1], own.spikes.ptr[b, t]
                         drive_n = add_rows(drive_n, weight_rec, n, own.spikes, lo, hi, 0, one)
                     x[t, n] = drive_n
@@ -324,7 +324,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                             grad_b[n] += dx_n
                 cuda.syncthreads()
                 drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)
-                if t > 0 and weight_rec.shape[0] > 0:
+                if recurrent and t > 0 and weight_rec.shape[0] > 0:
                     if lane < lanes:
                         spikes = own.spikes
                         lo, hi = spikes.ptr[b, t - 1], spikes.ptr[b, t]

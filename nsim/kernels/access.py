@@ -1,8 +1,14 @@
-"""Reading and writing the tuple of scalars that a model's equations take, from arrays [number of values, N]."""
+"""Reading and writing the tuple of scalars that a model's equations take, from arrays [number of values, N].
+
+Models with as many values share these functions, which then are compiled once in a process.
+"""
+
+from functools import cache
 
 from nsim.kernels.jit import inlined
 
 
+@cache
 def reader(count):
     """A function read(a, n) -> (a[0, n], ..., a[count - 1, n])."""
     if count == 0:
@@ -16,6 +22,7 @@ def reader(count):
     return read
 
 
+@cache
 def writer(count):
     """A function write(a, n, values) with a[k, n] = values[k] for k below count."""
     if count == 0:
@@ -30,6 +37,7 @@ def writer(count):
     return write
 
 
+@cache
 def adder(count):
     """A function add(a, n, values) with a[k, n] += values[k] for k below count."""
     if count == 0:

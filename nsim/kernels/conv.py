@@ -12,6 +12,8 @@ from numba.extending import register_jitable
 from nsim.kernels.jit import inlined
 from nsim.kernels.rows import copy_row
 
+RECURRENT = False
+
 
 class Taps(NamedTuple):
     """The weights of a convolution, and what each input place reaches.

@@ -12,6 +12,8 @@ from numba.extending import register_jitable
 from nsim.kernels.product import add_product, add_product_of_transposed, product_with_transposed
 from nsim.kernels.rows import add_rows, add_to_rows, copy_row, dot_rows, fill
 
+RECURRENT = True  # layers of this connection may have recurrent weights
+
 
 class Rows(NamedTuple):
     """Events in compressed rows, `steps` a sample; step t of the layer reads row t + offset. `values` may be empty."""

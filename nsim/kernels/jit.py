@@ -34,7 +34,8 @@ FASTMATH = {"contract", "reassoc", "nsz"}
 # Without Numba's run time (_nrt) nothing in a kernel counts references: each view of a row would count one up and down,
 # with an atomic instruction that two threads fight over. So kernels allocate nothing and return no array.
 KERNEL = {
-    "nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False, "pipeline_class": StraightCompiler,
+    "nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False, "no_cfunc_wrapper": True,
+    "pipeline_class": StraightCompiler,
 }  # fmt: skip
 
 LANES = 64  # neurons that one compare turns into one 64-bit mask

@@ -59,10 +59,39 @@ class Sources(NamedTuple):
     closest_du: np.ndarray
 
 
+@register_jitable
+def track(u, t, best, when):
+    """Closest approaches so far, and their steps."""
+    for n in range(best.shape[0]):
+        closer = u[n] > best[n]
+        best[n] = u[n] if closer else best[n]
+        when[n] = t if closer else when[n]
+
+
+@inlined
+def compact(u, band, fired, k, sites, site_u, m, listed):
+    """Append the spikes of a step and, where `listed`, its active sites; returns the new lengths of both lists."""
+    for start in range(0, u.shape[0], LANES):
+        if listed:
+            k, m = append_sorted(above(u, start, -band), start, u, band, fired, k, sites, site_u, m)
+        else:
+            k = append_bits(above(u, start, 0), start, fired, k)
+    return k, m
+
+
+@inlined
+def spikes_before(u, fired):
+    """The spikes before the first step, listed like those of a step: a run that goes on sums them alike."""
+    k = 0
+    for start in range(0, u.shape[0], LANES):
+        k = append_bits(above(u, start, 0), start, fired, k)
+    return k
+
+
 def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     """Forward sweep of the samples `todo`; `full[b]` is set where a list proved too small and b must be redone."""
     step, _, potential, _ = equations
-    drive = connection.drive
+    drive, recurrent = connection.drive, connection.RECURRENT
     read, write, read_p = reader(n_states), writer(n_states), reader(n_params)
     one, zero = dtype(1), dtype(0)
 
@@ -76,30 +105,6 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
             u[n] = potential(new, values)
 
     @register_jitable
-    def track(u, t, best, when):
-        for n in range(best.shape[0]):
-            closer = u[n] > best[n]
-            best[n] = u[n] if closer else best[n]
-            when[n] = t if closer else when[n]
-
-    @inlined
-    def compact(u, band, fired, k, sites, site_u, m, listed):
-        for start in range(0, u.shape[0], LANES):
-            if listed:
-                k, m = append_sorted(above(u, start, -band), start, u, band, fired, k, sites, site_u, m)
-            else:
-                k = append_bits(above(u, start, 0), start, fired, k)
-        return k, m
-
-    @inlined
-    def spikes_before(u, fired):
-        """The spikes before the first step, listed like those of a step: a run that goes on sums them alike."""
-        k = 0
-        for start in range(0, u.shape[0], LANES):
-            k = append_bits(above(u, start, 0), start, fired, k)
-        return k
-
-    @register_jitable
     def sample(b, steps, events, weight, weight_rec, bias, p, band, state, u, x, frame, lists, dense, trace):
         fired, fired_ptr, sites, site_u, site_ptr = lists
         n, width, listed = x.shape[1], u.shape[0], sites.shape[0] > 0
@@ -110,7 +115,7 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
             for t in range(t0, t1):
                 if k + width > fired.shape[0] or (listed and m + width > sites.shape[0]):
                     return True
-                if weight_rec.shape[0] > 0:
+                if recurrent and weight_rec.shape[0] > 0:
                     if t > 0:
                         sum_rows(x, t - t0, x, t - t0, weight_rec, fired, None, fired_ptr[t - 1], k)
                     else:
@@ -159,22 +164,23 @@ def probed(step_adjoint, n_states, n_params, one):
     return with_spike[1] != 0, with_spike[:3] != without[:3]
 
 
+@inlined
+def own_spikes(b, t, steps, own):
+    """Place of the layer's own spikes at step t - 1."""
+    row = b * steps + t
+    return (own.spike_ptr[row - 1], own.spike_ptr[row]) if t > 0 else (0, 0)
+
+
 def make_backward(equations, n_states, n_params, dtype, history, connection=all_to_all):
     """Backward sweep. With `history` the states of each sample are computed again first, and the gradients of the
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
-    drive, drive_adjoint = connection.drive, connection.drive_adjoint
+    drive, drive_adjoint, recurrent = connection.drive, connection.drive_adjoint, connection.RECURRENT
     read, write, add = reader(n_states), writer(n_states), adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
     asks_for_spikes = asks_for_spikes or history
-
-    @inlined
-    def own_spikes(b, t, steps, own):
-        """Place of the layer's own spikes at step t - 1."""
-        row = b * steps + t
-        return (own.spike_ptr[row - 1], own.spike_ptr[row]) if t > 0 else (0, 0)
 
     @register_jitable
     def recompute(b, steps, v_init, events, weight, weight_rec, bias, p, own, states, x, frame, s):
@@ -186,7 +192,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
             drive(x[t0:], b, t0, min(steps, t0 + chunk), events, weight, bias, frame, one)
         for t in range(steps):
             lo, hi = own_spikes(b, t, steps, own)
-            if weight_rec.shape[0] > 0:
+            if recurrent and weight_rec.shape[0] > 0:
                 sum_rows(x, t, x, t, weight_rec, own.spikes, None, lo, hi)
             for j in range(lo, hi):
                 s[own.spikes[j]] = one
@@ -284,7 +290,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection=all_
                     adjoint_row(d, ds, dx, t - t0, s, before, dx, t - t0, p, grad_p)
                 for j in range(lo, hi):
                     s[own.spikes[j]] = zero
-                if t > 0 and weight_rec.shape[0] > 0:
+                if recurrent and t > 0 and weight_rec.shape[0] > 0:
                     recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, t - t0, (rows_grad, places))
             drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
 
