@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from nsim.checks import is_whole
 from nsim.datasets.pictures import IMAGENET, ImageData
 from nsim.errors import DataError, ParameterError
 from nsim.kernels import threads
@@ -41,9 +42,13 @@ class ImageFolder(ImageData):
     """
 
     def __init__(self, root, *, size=224, resize=None, normalize=IMAGENET, classes=None):
-        root, resize = Path(root).expanduser(), round(size * 256 / 224) if resize is None else resize
-        if int(size) != size or int(resize) != resize or not 1 <= size <= resize:
-            raise ParameterError(f"ImageFolder: size = {size}, resize = {resize}; expected 1 <= size <= resize pixels")
+        root = Path(root).expanduser()
+        if resize is None and is_whole(size):
+            resize = round(size * 256 / 224)
+        if not (is_whole(size) and is_whole(resize) and 1 <= size <= resize):
+            raise ParameterError(
+                f"ImageFolder: size = {size!r}, resize = {resize!r}; expected whole numbers, 1 <= size <= resize"
+            )
         names = _classes(root, classes)
         files, labels = [], []
         for label, name in enumerate(names):

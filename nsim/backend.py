@@ -127,22 +127,21 @@ def _surrogate(kind, options, scalar):
     g = surrogate.function(scalar(1))
     try:
         return make_surrogate(g, scalar)
-    except Exception as error:
-        if why := _fault(g, scalar):
-            raise ParameterError(f"{surrogate!r}: Numba cannot compile g(u): {why}") from error
+    except Exception:
+        refuse_uncompilable(surrogate, g, scalar)
         raise
 
 
-def _fault(g, scalar) -> str | None:
-    """Why Numba cannot compile a function of one number by itself, in its own first words; None where it can."""
+def refuse_uncompilable(surrogate, g, scalar):
+    """Raise ParameterError, with Numba's own first words, where it cannot compile a surrogate's g by itself."""
     number = numba.from_dtype(np.dtype(scalar))
     try:
         numba.njit(number(number))(g)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith("Failed in")]  # the name of a stage of the compiler
-        return (said or lines or [type(error).__name__])[0]
-    return None
+        why = (said or lines or [type(error).__name__])[0]
+        raise ParameterError(f"{surrogate!r}: Numba cannot compile g(u): {why}") from error
 
 
 @cache

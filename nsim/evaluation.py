@@ -10,7 +10,7 @@ import numpy as np
 from nsim import losses
 from nsim.errors import DataError, ParameterError
 from nsim.events import step_mask
-from nsim.tape import no_grad
+from nsim.tape import Tensor, no_grad
 
 LAYERED = ("spikes_per_neuron", "active_fraction", "density")  # lists over the hidden spiking layers
 
@@ -138,9 +138,21 @@ def with_lengths(loss):
     loss = losses.cross_entropy if loss is None else loss
     if not callable(loss):
         raise ParameterError(f"loss = {loss!r}; expected a function (output, labels) -> Tensor, such as cross_entropy")
-    if "lengths" in inspect.signature(loss).parameters:
-        return lambda output, labels, lengths: loss(output, labels, lengths=lengths)
-    return lambda output, labels, lengths: loss(output, labels)
+    options = ("lengths",) if "lengths" in inspect.signature(loss).parameters else ()
+    return lambda output, labels, lengths: one_number(
+        loss(output, labels, **dict.fromkeys(options, lengths)), "the loss"
+    )
+
+
+def one_number(value, what) -> Tensor:
+    """What a loss or a regularizer gave, which the tape must know."""
+    if not isinstance(value, Tensor) or value.data.size != 1:
+        found = f"a Tensor {value.shape}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ParameterError(
+            f"{what} gave {found}; expected a Tensor of one number: calculate with Tensors (nsim.losses, sums, means, "
+            "+, *) and not with their .data"
+        )
+    return value
 
 
 def _class_scores(output, lengths):

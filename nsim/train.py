@@ -17,7 +17,7 @@ from nsim.backend import operations
 from nsim.blame import bad_gradient, bad_parameter, blame, unreachable
 from nsim.checks import is_finite, is_whole
 from nsim.errors import DataError, EventWarning, ParameterError, StepOverflow, TrainingError
-from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, with_lengths
+from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, one_number, with_lengths
 from nsim.events import tick
 
 # What one epoch adds to the history.
@@ -336,7 +336,7 @@ class _Run:
             raise
         total = loss = self.loss(output, labels, spikes.lengths)
         for regularizer in self.regularizers:
-            total = total + regularizer(hidden)
+            total = total + one_number(regularizer(hidden), "a regularizer")
         self.opt.zero_grad()
         total.backward()
         grads = {p: p.grad for p in self.opt.params.values() if p.grad is not None}

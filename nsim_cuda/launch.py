@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from nsim.backend import refuse_uncompilable
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
 from nsim_cuda import batch as kernels
@@ -73,7 +74,9 @@ def compiled(layer, direction, history=False):
 def compiled_surrogate(surrogate, dtype):
     """The kernels of one surrogate object."""
     scalar = np.dtype(dtype).type
-    return kernels.make_surrogate(surrogate.function(scalar(1)), scalar)
+    g = surrogate.function(scalar(1))
+    refuse_uncompilable(surrogate, g, scalar)
+    return kernels.make_surrogate(g, scalar)
 
 
 @cache

@@ -58,6 +58,8 @@ def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
     """See `nsim.sweeps.spiking`."""
     parents = (spikes, *layer.tensors())
     keep = recording(*parents)
+    if keep:
+        launch.compiled_surrogate(layer.neuron.surrogate, layer.weight.dtype)  # says now what is wrong with it
     out, _ = launch.forward(layer, spikes, keep=keep)
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 

@@ -15,13 +15,16 @@ class Sum(NamedTuple):
     terms: np.ndarray
 
 
-def quantised(z, threshold, phases):
-    """(lambda / 2^K) clip(floor(z 2^K / lambda + 1/2), 0, 2^K - 1): values, and the level of each."""
-    levels = np.clip(np.floor(z * 2.0**phases / threshold + 0.5), 0, 2**phases - 1)
-    return levels * threshold / 2.0**phases, levels
+def quantised(z, threshold, phases, burst=1):
+    """(lambda / (m 2^K)) clip(floor(z m 2^K / lambda + 1/2), 0, m (2^K - 1)) for bursts of m: values, and the level of
+    each. Written as the sum of m neurons of which each sends one spike a step, with their starts a level apart."""
+    shift = (np.arange(burst) + 0.5) / burst
+    levels = sum(np.clip(np.floor(z * 2.0**phases / threshold + s), 0, 2**phases - 1) for s in shift)
+    return levels * threshold / (burst * 2.0**phases), levels
 
 
 def bits(levels):
+    """Spikes that a level is sent as, at most."""
     return np.array([bin(int(n)).count("1") for n in levels.ravel()], float).reshape(levels.shape)
 
 
@@ -111,10 +114,10 @@ RULES = {
 }  # fmt: skip
 
 
-def forward(net, images, thresholds, phases, forced=None, floors=()):
+def forward(net, images, thresholds, phases, forced=None, floors=(), burst=1):
     """Values of all nodes {name: Sum}, those of ReLUs quantised; what stands in `forced` {name: array} is taken from
-    there instead, so that each layer can be checked on its own. What a maximum in `floors` {name: floor} is of is
-    quantised so much above zero."""
+    there instead, so that each layer can be checked on its own (single spikes only). What a maximum in `floors`
+    {name: floor} is of is quantised so much above zero."""
     found = {}
     for node in net:
         kind = type(node.operation).__name__
@@ -123,14 +126,14 @@ def forward(net, images, thresholds, phases, forced=None, floors=()):
             found[node.name] = Sum(x, np.abs(x), np.ones_like(x))
         elif kind == "ReLU":
             z = found[node.inputs[0].name].value
-            value, levels = quantised(z, thresholds[node.name], phases)
+            value, levels = quantised(z, thresholds[node.name], phases, burst)
             if forced is not None:
                 value = forced[node.name].astype(float)
                 levels = np.rint(value * 2.0**phases / thresholds[node.name])
             found[node.name] = Sum(value, value, bits(levels))
         elif node.name in floors:
             below, floor = found[node.inputs[0].name], floors[node.name]
-            value, levels = quantised(below.value + floor, thresholds[node.name], phases)
+            value, levels = quantised(below.value + floor, thresholds[node.name], phases, burst)
             found[node.name] = _max(node.operation, Sum(value - floor, value + floor, bits(levels) + 1))
         else:
             found[node.name] = RULES[kind](node.operation, *(found[i.name] for i in node.inputs))

@@ -273,6 +273,20 @@ def test_bad_data_and_nets():
         evaluate(tiny.make_net(), data, **SETTINGS)
 
 
+def test_losses_that_the_tape_does_not_know_are_refused():
+    def outside(output, labels):
+        return float(output.data.sum())
+
+    with pytest.raises(ParameterError, match=r"the loss gave a float; expected a Tensor of one number: .*nsim.losses"):
+        tiny.run(loss=outside)
+    with pytest.raises(ParameterError, match="the loss gave a float"):
+        evaluate(tiny.make_net(), tiny.Recordings(4, seed=0), loss=outside, **SETTINGS)
+    with pytest.raises(ParameterError, match=r"the loss gave a Tensor \(.*\); expected a Tensor of one number"):
+        tiny.run(loss=lambda output, labels: output)
+    with pytest.raises(ParameterError, match="a regularizer gave a float64"):
+        tiny.run(regularizers=[lambda hidden: np.float64(1.0)])
+
+
 def test_options_reach_the_data_and_modes_are_put_back():
     seen = []
 

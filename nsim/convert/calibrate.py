@@ -16,6 +16,7 @@ from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
 from nsim.checks import is_number
+from nsim.convert.neurons import Quantiser
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
 from nsim.kernels.threads import over
@@ -55,14 +56,14 @@ class Histogram:
         """Where these bins begin."""
         return ((bins - 1 + self.low).astype(np.int64) << self.shift).astype(np.int32).view(np.float32).astype(float)
 
-    def least_error(self, levels: int) -> np.ndarray:
-        """float64 [C]: the threshold s with the least mean of (a - q(a))^2, q(a) = h clip(round(a / h), 0, levels - 1),
-        h = s / levels; to 4 %. Activations count as evenly spread over their bin."""
+    def least_error(self, quantiser: Quantiser) -> np.ndarray:
+        """float64 [C]: the threshold with which the mean square of a - quantiser(a, threshold) is least, to 4 %.
+        Activations count as evenly spread over their bin."""
         # The first bin holds zeros and the last what is beyond float32's powers of two: neither has a width.
         edges, best = self._edges(np.arange(1, self.bins)), np.empty(len(self.counts))
         over(
             kernels.least_error, len(best), self.counts[:, 1:-1], edges, self.largest.astype(np.float64), TRIED,
-            float(levels), best,
+            float(quantiser.levels), float(quantiser.most), best,
         )  # fmt: skip
         return best
 
@@ -98,12 +99,12 @@ def _images(batch):
 
 
 def thresholds(
-    net: Graph, parts: Iterable[np.ndarray], percentile: float | None, per_channel: bool, levels: int | None = None,
-    raised: Iterable[str] = (),
+    net: Graph, parts: Iterable[np.ndarray], percentile: float | None, per_channel: bool,
+    quantiser: Quantiser | None = None, raised: Iterable[str] = (),
 ) -> tuple[dict, dict, tuple]:  # fmt: skip
     """Thresholds of ReLUs and raised pools and floors of the latter, each {name: float64 [1] or [C]}, and the shape of
-    an image; see `to_spiking` and `nsim.convert.lower`. Without a percentile, thresholds of least error for so many
-    levels; for raised pools then from the 99.9 percentile on both sides.
+    an image; see `to_spiking` and `nsim.convert.lower`. Without a percentile, thresholds of least error for this
+    quantiser; for raised pools then from the 99.9 percentile on both sides.
 
     A channel of which the percentile is 0 takes its maximum; one that never was active takes its layer's threshold.
 
@@ -145,7 +146,7 @@ def thresholds(
     values = {}
     for name, histogram in found.items():
         least = percentile is None and name not in below
-        value = histogram.least_error(levels) if least else histogram.percentile(percent)
+        value = histogram.least_error(quantiser) if least else histogram.percentile(percent)
         value = np.where(value > 0, value, histogram.largest) + floors.get(name, 0.0)
         if not value.max() > 0:
             raise ParameterError(f"{name}: never active on {seen} calibration images; give more or other images")

@@ -14,6 +14,7 @@ import numpy as np
 
 from nsim import ann
 from nsim.ann.graph import Graph
+from nsim.convert.neurons import Quantiser
 from nsim.tape import Tensor, no_grad
 
 MEMORY = 1 << 26  # bytes of the largest activation of the images that are looked at
@@ -27,8 +28,10 @@ def enough(shapes: dict) -> int:
     return max(1, min(MOST, MEMORY // largest))
 
 
-def corrections(net: Graph, levels: int, scales: dict, floors: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-    """{name of a ReLU: float64 [C], to be added to what its neurons take in}, for ReLUs cut into `levels` steps."""
+def corrections(
+    net: Graph, quantiser: Quantiser, scales: dict, floors: dict, images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """{name of a ReLU: float64 [C], to be added to what its neurons take in}."""
     turned = images if images.ndim == 2 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     nodes, found = net.nodes, {}
     last = {source.name: node.name for node in nodes for source in node.inputs}
@@ -38,29 +41,25 @@ def corrections(net: Graph, levels: int, scales: dict, floors: dict, images: np.
             if isinstance(node.operation, ann.ReLU):
                 a, z = (values[node.inputs[0].name].data for values in (exact, coarse))
                 exact[node.name] = Tensor(np.maximum(a, 0))
-                found[node.name], q = _one(exact[node.name].data, z, scales[node.name], levels)
-                coarse[node.name] = Tensor(q)
+                found[node.name] = _one(exact[node.name].data, z, scales[node.name], quantiser)
+                sent = quantiser(z + found[node.name], scales[node.name])
+                coarse[node.name] = Tensor(sent.astype(np.float32))
             else:
                 for values in (exact, coarse):
                     values[node.name] = node.operation(*(values[i.name] for i in node.inputs), training=False)
                 if node.name in floors:  # rounding rises, so that it may come behind the maximum
                     z, floor = coarse[node.name].data, floors[node.name]
-                    coarse[node.name] = Tensor(_sent(z + floor, scales[node.name], levels) - np.float32(floor))
+                    sent = quantiser(z + floor, scales[node.name]) - floor
+                    coarse[node.name] = Tensor(sent.astype(np.float32))
             for source in node.inputs:
                 if last[source.name] == node.name:
                     exact.pop(source.name, None), coarse.pop(source.name, None)
     return found
 
 
-def _one(a, z, scale, levels):
-    """The shift of each channel of one layer, and what it sends with it."""
+def _one(a, z, scale, quantiser):
+    """The shift of each channel of one layer."""
     shift, axes = np.zeros(a.shape[-1]), tuple(range(a.ndim - 1))
     for _ in range(TURNS):
-        shift += (a - _sent(z + shift, scale, levels)).mean(axis=axes, dtype=np.float64)
-    return shift, _sent(z + shift, scale, levels)
-
-
-def _sent(z, scale, levels):
-    """What neurons send that take in z, float32."""
-    step = scale / levels
-    return (np.clip(np.floor(z / step + 0.5), 0, levels - 1) * step).astype(np.float32)
+        shift += (a - quantiser(z + shift, scale)).mean(axis=axes)
+    return shift

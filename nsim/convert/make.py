@@ -70,15 +70,15 @@ def to_spiking(
     if percentile is None and not neuron.staged:
         percentile = 99.9
     raised = [name for name, kind in pools(net).items() if kind == "raised"]
-    first, levels = [], neuron.levels(1) if neuron.staged else None
+    first, quantiser = [], neuron.quantiser(1) if neuron.staged else None
     parts = batches(calibration)
     if correct_bias:
         parts = _watched(parts, first)
-    scales, floors, shape = thresholds(net, parts, percentile, per_channel, levels, raised)
+    scales, floors, shape = thresholds(net, parts, percentile, per_channel, quantiser, raised)
     shapes = net.shapes(shape)
     shifts = {}
     if correct_bias:
-        shifts = corrections(net, neuron.levels(1), scales, floors, np.concatenate(first)[: enough(shapes)])
+        shifts = corrections(net, quantiser, scales, floors, np.concatenate(first)[: enough(shapes)])
     return assemble(net, neuron, scales, shapes, shifts, floors)
 
 

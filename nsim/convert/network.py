@@ -29,7 +29,7 @@ class Activity(NamedTuple):
     """What populations sent for a batch of images, by name.
 
     values : {name: float32 [B, *shape]}, the activations that the spikes stand for, in the network's units
-    spikes : {name: int64 [B]}, number of spikes of each image; those of relays and pools too
+    spikes : {name: int64 [B]}, number of spikes of each image, those of a burst one by one; of relays and pools too
     synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane; those of
         averages and of layers without a neuron too, which send on what came in
     logits : float32 [B, steps, classes], as of a call
@@ -219,19 +219,16 @@ class SpikingNetwork:
         def visit(sample, came, space, first, last):
             out[sample, first:last] = came
             for p in synapses:
-                events = space.events[p]
-                indices = events.indices[: events.indptr[last - first]]
-                synapses[p][sample] += np.sum(np.broadcast_to(fan_out[p], p.size)[indices])
-            for p in sending:
                 events, size = space.events[p], schedule.steps[p.depth].size[first:last]
-                spikes[p][sample] += events.indptr[last - first]
-                valued = min(last, max(whole, first)) - first
-                number = events.indptr[valued]
-                graded = len(events.values) > 0
-                sizes = (
-                    events.values[:number] if graded else np.repeat(size[:valued], np.diff(events.indptr[: valued + 1]))
-                )
-                values[p][sample] += np.bincount(events.indices[:number], sizes, p.size)
+                ends = events.indptr[: last - first + 1]
+                indices, sizes = events.indices[: ends[-1]], np.repeat(size, np.diff(ends))
+                sent = events.values[: ends[-1]] if len(events.values) else sizes
+                number = np.rint(np.abs(sent) / sizes).astype(np.int64) if p in spikes else 1
+                synapses[p][sample] += np.sum(number * np.broadcast_to(fan_out[p], p.size)[indices])
+                if p in spikes:
+                    spikes[p][sample] += number.sum()
+                    complete = ends[min(last, max(whole, first)) - first]
+                    values[p][sample] += np.bincount(indices[:complete], sent[:complete], p.size)
 
         self._run(images, schedule, visit)
         for sample in range(len(out)):

@@ -6,6 +6,8 @@ sizes are in units of the threshold lambda, so that a membrane at 1 stands for l
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nsim.checks import is_number, is_whole
@@ -13,16 +15,33 @@ from nsim.errors import ParameterError
 from nsim.kernels.convert import Steps
 
 
+class Quantiser(NamedTuple):
+    """What neurons make of z: h clip(floor(z / h + 1/2), 0, most), h = lambda / levels."""
+
+    levels: int
+    most: int
+
+    def __call__(self, z, threshold):
+        """float64, of the shape of z; `threshold` is broadcast."""
+        step = threshold / self.levels
+        return np.clip(np.floor(z / step + 0.5), 0, self.most) * step
+
+
 class Code:
     """Base of the codes.
 
     staged : whether a value takes a cycle from one layer to the next, so that paths of different depth want relays
     cycle : steps in which a value is sent
-    valued : whether spikes differ in size within a step
+    burst : most spikes of a neuron in one step; signed : whether there are negative ones too
     """
 
-    staged = valued = False
-    cycle = 1
+    staged = signed = False
+    cycle = burst = 1
+
+    @property
+    def valued(self) -> bool:
+        """Whether what neurons send differs in size within a step."""
+        return self.signed or self.burst > 1
 
     def steps(self, total: int, depth: int, stream: int | None = None) -> Steps:
         """What a population at a depth does in `total` steps; `stream`: so many images follow each other."""
@@ -36,13 +55,9 @@ class Code:
         """How many values a population at this depth has sent after `total` steps."""
         return total // self.cycle
 
-    def levels(self, sent: int) -> int:
-        """Equal steps that a threshold is cut into where so many values were sent."""
-        return 2**self.cycle
-
-    def top(self, levels: int) -> float:
-        """The largest value that can be sent, in units of the threshold."""
-        return 1 - 1 / levels
+    def quantiser(self, sent: int) -> Quantiser:
+        """What the mean of so many values that were sent is rounded to."""
+        return Quantiser(self.burst * 2**self.cycle, self.burst * (2**self.cycle - 1))
 
     def first_answer(self, depth: int) -> int:
         """Steps until a readout at a depth has its first complete value."""
@@ -71,6 +86,12 @@ def _phases(kind, phases):
     return int(phases)
 
 
+def _burst(kind, burst):
+    if not (is_whole(burst) and burst >= 1):
+        raise ParameterError(f"convert.{kind}: burst = {burst!r}; expected a whole number of at least 1")
+    return int(burst)
+
+
 class Bistable(Code):
     """Bistable neurons: they take in for one cycle of K steps without a spike, and fire in the next without input.
 
@@ -89,6 +110,11 @@ class Bistable(Code):
     pipelined : bool
         Two membranes, one that takes in while the other fires, changing places with each cycle: a neuron fires in every
         cycle, and `snn.stream` takes a new image every K steps.
+    burst : int, m
+        Most spikes in one step, each of lambda Pi / m: a cycle sends steps of lambda / (m 2^K), up to the same largest
+        value, in no more time. With 2 the rounding is that of a phase more. m neurons whose sums start at
+        (i + 1/2) lambda / (m 2^K), i = 0 ... m - 1, send the same (Hermite's identity: the floors of x + i / m add up
+        to that of m x).
 
     Source: Li, Zhao & Zeng 2021, "BSNN: Towards Faster and Better Conversion of Artificial Neural Networks to Spiking
     Neural Networks with Bistable Neurons", with the phases of Kim, Kim, Huh, Lee & Choi 2018, "Deep neural networks
@@ -96,13 +122,14 @@ class Bistable(Code):
     text: rounding to nearest, the relays' timing and the normalisation of the bias are this project's reading. The bias
     and the images enter at once at the beginning of a stage and not spread over it (with weights Pi / (1 - 2^-K), which
     sum to 1), which changes nothing that is sent, since nothing fires before the stage is over. The two-membrane form
-    is this project's own.
+    and bursts (known from rate codes: Li & Zeng 2022, see `IF`) are this project's own.
     """
 
     staged = True
 
-    def __init__(self, phases=4, *, pipelined=False):
+    def __init__(self, phases=4, *, pipelined=False, burst=1):
         self.phases, self.pipelined = _phases("Bistable", phases), bool(pipelined)
+        self.burst = _burst("Bistable", burst)
 
     @property
     def cycle(self):
@@ -116,9 +143,9 @@ class Bistable(Code):
             taking, firing = taking & (c - depth < stream), firing & (c - depth <= stream)
         row = (c + depth) % 2 if self.pipelined else np.zeros(total, np.int64)
         return _steps(
-            total, 0.5 ** (1 + k),
+            total, 0.5 ** (1 + k) / self.burst,
             into=np.where(taking, row, -1), out=np.where(firing, 1 - row if self.pipelined else row, -1),
-            clear=taking & (k == 0), start=0.5 ** (self.phases + 1), share=taking & (k == 0),
+            clear=taking & (k == 0), start=0.5 ** (self.phases + 1) / self.burst, share=taking & (k == 0),
             picture=0 if stream is None else np.clip(c - depth, 0, stream - 1), fresh=firing & (k == 0),
         )  # fmt: skip
 
@@ -164,13 +191,7 @@ class IF(Code):
         value = {"half": 0.5, "zero": 0.0}.get(v_init, v_init) if isinstance(v_init, str) else v_init
         if not (is_number(value) and 0 <= value <= 1):
             raise ParameterError(f'convert.IF: v_init = {v_init!r}; expected "half", "zero" or a number from 0 to 1')
-        if not (is_whole(burst) and burst >= 1):
-            raise ParameterError(f"convert.IF: burst = {burst!r}; expected a whole number of at least 1")
-        self.v_init, self.signed, self.burst = float(value), bool(signed), int(burst)
-
-    @property
-    def valued(self):
-        return self.signed or self.burst > 1
+        self.v_init, self.signed, self.burst = float(value), bool(signed), _burst("IF", burst)
 
     def steps(self, total, depth, stream=None):
         first = np.arange(total) == 0
@@ -179,11 +200,8 @@ class IF(Code):
     def ends(self, total, depth):
         return np.ones(total, bool)
 
-    def levels(self, sent):
-        return sent
-
-    def top(self, levels):
-        return float(self.burst)
+    def quantiser(self, sent):
+        return Quantiser(sent, self.burst * sent)
 
 
 class Phase(Code):

@@ -137,10 +137,9 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
     rows = []
     for p, end in zip(layers, ends, strict=True):
         a, b = (values.astype(np.float64) + p.floor for values in (kept[end.holds], sent[end.name]))
-        levels = snn.code.levels(snn.code.sent(steps, p.depth))
-        step = p.scale / levels
-        clipped = np.minimum(a, p.scale * snn.code.top(levels))
-        rounded = np.minimum(np.floor(clipped / step + 0.5) * step, p.scale * snn.code.top(levels))
+        quantiser = snn.code.quantiser(snn.code.sent(steps, p.depth))
+        clipped = np.minimum(a, p.scale * quantiser.most / quantiser.levels)
+        rounded = quantiser(clipped, p.scale)
         silent = a <= 0
         parts = (clipped - a, rounded - clipped, np.where(silent, b, 0), np.where(silent, 0, b - rounded), b - a)
         size = max(np.sqrt(np.mean(a**2)), np.finfo(float).tiny)

@@ -11,6 +11,7 @@ CODES = {
     "half": convert.IF(), "zero": convert.IF("zero"), "signed": convert.IF(signed=True), "phase": convert.Phase(3),
     "burst": convert.IF(burst=3), "signed burst": convert.IF(0.25, signed=True, burst=2),
     "bistable": convert.Bistable(3), "pipelined": convert.Bistable(2, pipelined=True),
+    "bistable burst": convert.Bistable(2, burst=3), "pipelined burst": convert.Bistable(3, pipelined=True, burst=2),
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def step_by_step(net, scales, x, steps, code):
     weights = [(op.weight.data.astype(float), op.bias.data.astype(float)) for op in linear]
     thresholds = [scales["relu0"][0], scales["relu1"][0]]
     bistable, phase = isinstance(code, convert.Bistable), isinstance(code, convert.Phase)
-    phases = code.cycle
+    phases, half = code.cycle, 0.5 ** (code.cycle + 1) / code.burst
     v = [
         np.full(len(b), 0.0 if phase or bistable else code.v_init * t)
         for (_, b), t in zip(weights, thresholds, strict=False)
@@ -45,8 +46,8 @@ def step_by_step(net, scales, x, steps, code):
     spikes, drives = [[], []], []
     for t in range(steps):
         k, c = t % phases, t // phases
-        size = 0.5 ** (1 + k) if bistable or phase else 1.0
-        share = size / (1 - 0.5**phases) if bistable or phase else 1.0
+        size = 0.5 ** (1 + k) / code.burst if bistable or phase else 1.0
+        share = 0.5 ** (1 + k) / (1 - 0.5**phases) if bistable or phase else 1.0
         below = None
         for layer, (w, b) in enumerate(weights):
             came = share * (b + (w @ x if layer == 0 else 0)) + (0 if below is None else w @ below)
@@ -68,14 +69,14 @@ def step_by_step(net, scales, x, steps, code):
                     number = (v[layer] >= theta) * 1.0
             else:
                 if k == 0 and code.pipelined:
-                    waiting[layer], v[layer] = v[layer] + thresholds[layer] * 0.5 ** (phases + 1), 0 * v[layer]
+                    waiting[layer], v[layer] = v[layer] + half * thresholds[layer], 0 * v[layer]
                 elif k == 0 and (c + layer) % 2 == 0:
                     v[layer] = 0 * v[layer]
                 elif k == 0:
-                    waiting[layer] = v[layer] + thresholds[layer] * 0.5 ** (phases + 1)
+                    waiting[layer] = v[layer] + half * thresholds[layer]
                 v[layer] = v[layer] + came
                 fires = c > layer and (code.pipelined or (c + layer) % 2 == 1)
-                number = ((waiting[layer] >= theta) & fires) * 1.0
+                number = np.clip(np.floor(waiting[layer] / theta), 0, code.burst) * fires
                 waiting[layer] = waiting[layer] - number * theta
             if not bistable:
                 v[layer] = v[layer] - number * theta
@@ -99,7 +100,7 @@ def test_every_step_is_that_of_neurons_written_out(name):
     for b, x in enumerate(images):
         spikes, drives = step_by_step(net, scales, x.astype(float), steps, code)
         for layer in range(2):
-            assert found.spikes[f"relu{layer}"][b] == np.count_nonzero(spikes[layer]), (b, layer)
+            assert found.spikes[f"relu{layer}"][b] == np.abs(spikes[layer]).sum(), (b, layer)
             some += np.count_nonzero(spikes[layer])
         ends = code.ends(steps, 2)
         for t in range(steps):
@@ -162,6 +163,7 @@ def test_only_two_membranes_can_stream():
         (lambda: convert.IF(1.5), "v_init = 1.5"), (lambda: convert.IF(burst=0), "burst = 0"),
         (lambda: convert.Bistable(None), "phases = None"), (lambda: convert.Bistable(np.nan), "phases = nan"),
         (lambda: convert.IF(None), "v_init = None"), (lambda: convert.IF(True), "v_init = True"),
+        (lambda: convert.Bistable(burst=0), r"convert.Bistable: burst = 0"),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(make, text):
@@ -170,5 +172,5 @@ def test_impossible_options_are_refused(make, text):
 
 
 def test_codes_print_their_options():
-    assert repr(convert.Bistable(4)) == "Bistable(phases=4, pipelined=False)"
+    assert repr(convert.Bistable(4)) == "Bistable(phases=4, pipelined=False, burst=1)"
     assert repr(convert.IF()) == "IF(v_init=0.5, signed=False, burst=1)"

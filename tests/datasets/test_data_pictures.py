@@ -269,7 +269,7 @@ def test_folders_that_are_not_right(tmp_path, folder):
             ImageFolder(root)
     with pytest.raises(DataError, match=r"classes without a folder of their own: \['cat'\]"):
         ImageFolder(folder, classes=["cat", "ant"])
-    for options in ({"size": 0}, {"size": 9, "resize": 8}, {"size": 2.5}):
+    for options in ({"size": 0}, {"size": 9, "resize": 8}, {"size": 2.5}, {"size": "a"}):
         with pytest.raises(ParameterError, match="size = "):
             ImageFolder(folder, **options)
     for name, content in (("cut.png", (folder / "zebra" / "1.png").read_bytes()[:200]), ("no.jpg", b"not a picture")):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LIF, DeviceError, ParameterError, ShapeError, Spikes, Tensor, losses, nn, ops, optim
+from nsim import LIF, DeviceError, ParameterError, ShapeError, Spikes, Tensor, losses, nn, ops, optim, surrogates
 from nsim_cuda import jit, memory, status
 from tests import cases
 from tests.cuda.simulated.common import check_asks_for_nothing
@@ -67,6 +67,13 @@ def test_weights_that_are_not_finite_do_not_get_there():
     net[1].weight.data[2, 3] = np.nan
     with pytest.raises(ParameterError, match=r"1\.weight holds NaN"):
         net.to("cuda")
+
+
+def test_a_surrogate_that_cannot_be_compiled_is_refused_before_the_sweep(monkeypatch):
+    monkeypatch.setattr("nsim_cuda.launch.forward", lambda *a, **k: pytest.fail("it began to compute"))
+    layer = nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(lambda u: "steep"))).to("cuda")
+    with pytest.raises(ParameterError, match=r"Custom\(<lambda>\): Numba cannot compile g\(u\): .*steep"):
+        layer(cases.spikes().to("cuda"))
 
 
 def test_weights_are_written_in_place():
