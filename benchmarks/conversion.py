@@ -44,6 +44,8 @@ def codes(depth, steps):
         ("IF, start at half", convert.IF(), {}, steps),
         ("bistable, K = 4, bursts of 2", convert.Bistable(4, burst=2), {}, (depth + 1) * 4),
         ("bistable, K = 5, bursts of 2", convert.Bistable(5, burst=2), {}, (depth + 1) * 5),
+        ("bistable, K = 4, bursts of 4", convert.Bistable(4, burst=4), {}, (depth + 1) * 4),
+        ("bistable, K = 5, bursts of 4", convert.Bistable(5, burst=4), {}, (depth + 1) * 5),
         ("bistable, K = 4, layer-wise", convert.Bistable(4), layer, (depth + 1) * 4),
         ("bistable, K = 5, layer-wise", convert.Bistable(5), layer, (depth + 1) * 5),
         ("IF, start at half, layer-wise", convert.IF(), layer, steps),
