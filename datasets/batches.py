@@ -26,9 +26,7 @@ class Batches:
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
         self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
-        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-        if not all(callable(k) for k in self.transforms):
-            raise ParameterError(f"transform = {transform!r}: expected a transform or a list of them")
+        self.transforms = listed(transform)
         self.binning, self.clamp, self.device = binning, bool(clamp), check_device(device)
         self.steps = self._needed_steps() if steps is None else int(steps)
         self.events = self.late = self.doubles = 0
@@ -63,7 +61,8 @@ class Batches:
         events = self.data.events
         first, last = self._bounds(chosen)
         if self.transforms:
-            events = self._transformed(events, first, last, k)
+            rng = np.random.default_rng([self.seed, self.epoch, k + 1])
+            events = changed(gathered(events, first, last), self.transforms, rng)
             first, last = events.starts[:-1], events.starts[1:]
         self.events += int((last - first).sum())
         if tally is not None:
@@ -79,28 +78,6 @@ class Batches:
         self.doubles += int(doubles.sum())
         return Spikes(indptr, indices, (len(chosen), self.steps, events.n), dt=self.dt, space=events.space)
 
-    def _transformed(self, events, first, last, k):
-        rng = np.random.default_rng([self.seed, self.epoch, k + 1])
-        starts = np.concatenate(([0], np.cumsum(last - first)))
-        pieces = [slice(a, z) for a, z in zip(first, last, strict=True)]
-        times = np.concatenate([events.times[piece] for piece in pieces])
-        units = np.concatenate([events.units[piece] for piece in pieces])
-        events = events._replace(times=times, units=units, starts=starts)
-        for transform in self.transforms:
-            events = transform(events, rng)
-        times, size = np.asarray(events.times), int(events.starts[-1])
-        if len(events.starts) != len(first) + 1 or not len(times) == len(events.units) == size:
-            raise EventError(
-                f"transform {transform}: {len(times)} times, {len(events.units)} units, starts up to {size}"
-            )
-        if times.dtype.kind != "i" or times.min(initial=0) < 0:
-            raise EventError(
-                f"transform {transform}: times of {times.dtype} from {times.min(initial=0)}; expected int >= 0"
-            )
-        if np.asarray(events.units).max(initial=0) >= events.n or np.asarray(events.units).min(initial=0) < 0:
-            raise EventError(f"transform {transform}: a unit lies outside 0 to {events.n - 1}")
-        return events._replace(units=np.asarray(events.units).astype(index_dtype(events.n), copy=False))
-
     def _tell(self):
         """Once for each data set and setting: a warning an epoch would not be read."""
         setting = (self.dt, self.steps, self.binning, self.clamp, bool(self.transforms))
@@ -115,3 +92,37 @@ class Batches:
             EventWarning,
             stacklevel=3,
         )
+
+
+def listed(transform) -> list:
+    """One transform, a list of them or None as a list."""
+    found = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
+    if not all(callable(k) for k in found):
+        raise ParameterError(f"transform = {transform!r}: expected a transform or a list of them")
+    return found
+
+
+def gathered(events, first, last):
+    """The events first[b] to last[b] - 1 of each sample b, one sample behind the other."""
+    starts = np.concatenate(([0], np.cumsum(last - first)))
+    pieces = [slice(a, z) for a, z in zip(first, last, strict=True)]
+    times = np.concatenate([events.times[piece] for piece in pieces])
+    units = np.concatenate([events.units[piece] for piece in pieces])
+    return events._replace(times=times, units=units, starts=starts)
+
+
+def changed(events, transforms, rng):
+    """Events that went through transforms, which is checked."""
+    samples = len(events.starts)
+    for transform in transforms:
+        events = transform(events, rng)
+    times, units, size = np.asarray(events.times), np.asarray(events.units), int(events.starts[-1])
+    if len(events.starts) != samples or not len(times) == len(units) == size:
+        raise EventError(f"transform {transform}: {len(times)} times, {len(units)} units, starts up to {size}")
+    if times.dtype.kind != "i" or times.min(initial=0) < 0:
+        raise EventError(
+            f"transform {transform}: times of {times.dtype} from {times.min(initial=0)}; expected int >= 0"
+        )
+    if units.max(initial=0) >= events.n or units.min(initial=0) < 0:
+        raise EventError(f"transform {transform}: a unit lies outside 0 to {events.n - 1}")
+    return events._replace(units=units.astype(index_dtype(events.n), copy=False))

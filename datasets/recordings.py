@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.datasets.batches import Batches
+from nsim.datasets.batches import Batches, changed, gathered, listed
 from nsim.datasets.labelled import Labelled, check_fraction
 from nsim.errors import DataError, EventError, ParameterError, ShapeError
 from nsim.events import index_dtype
@@ -173,6 +173,23 @@ class EventData(Labelled):
         if held.all() or not held.any():
             raise ParameterError(f"holding out {list(held_out)} of speakers {known.tolist()} leaves a part empty")
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def transformed(self, transform, seed=0) -> EventData:
+        """These samples with their events changed once and kept in memory: for what all parts of the data must go
+        through, such as `PoolUnits`. `batches(transform=...)` and `nsim.fit(transform=...)` change training data anew
+        in each epoch, and validation data not at all.
+
+        Parameters
+        ----------
+        transform : callable or list of them
+            See nsim.datasets.transforms. Each draws once for all samples.
+        seed : int
+        """
+        first, last = self.events.starts[self.index], self.events.starts[self.index + 1]
+        events = changed(gathered(self.events, first, last), listed(transform), np.random.default_rng(seed))
+        return EventData(
+            events, self.labels, name=f"{self.name}, {transform}", classes=self.classes, speakers=self.speakers
+        )
 
     def batches(
         self, batch, *, dt, steps=None, shuffle=False, seed=0, transform=None, drop_last=False,

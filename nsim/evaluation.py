@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nsim import losses
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError, ParameterError, ShapeError
 from nsim.events import step_mask
 from nsim.tape import Tensor, no_grad
 
@@ -131,6 +131,16 @@ def batches_of(data, batch, dt, steps, clamp, binning, device, **options):
     if device != "cpu" and "device" in inspect.signature(data.batches).parameters:
         special["device"] = device
     return data.batches(batch, dt=dt, steps=steps, **special, **options)
+
+
+def check_space(spikes, val):
+    """Refuse, before the first step, training data whose transform makes other neurons than validation data have."""
+    space = getattr(val, "space", spikes.space)
+    if spikes.space != space:
+        raise ShapeError(
+            f"fit: after its transform the training data have neurons of space {spikes.space}; val has {space} and is "
+            "read without transform: change both once, with data.transformed(...)"
+        )
 
 
 def with_lengths(loss):

@@ -17,7 +17,7 @@ from nsim.backend import operations
 from nsim.blame import bad_gradient, bad_parameter, blame, unreachable
 from nsim.checks import is_finite, is_whole
 from nsim.errors import DataError, EventWarning, ParameterError, StepOverflow, TrainingError
-from nsim.evaluation import LAYERED, Totals, batches_of, evaluate, one_number, with_lengths
+from nsim.evaluation import LAYERED, Totals, batches_of, check_space, evaluate, one_number, with_lengths
 from nsim.events import tick
 
 # What one epoch adds to the history.
@@ -290,6 +290,7 @@ class _Run:
         )  # fmt: skip
         with tqdm(total=size, desc=f"epoch {epoch}/{self.epochs}", unit="sample", disable=not self.progress) as bar:
             for k, (spikes, labels) in enumerate(batches):
+                check_space(spikes, self.val)
                 self.step(spikes.to(self.net.device), labels, totals, f"epoch {epoch}, batch {k}")
                 bar.set_postfix_str(totals.line(), refresh=False)
                 bar.update(len(labels))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from nsim import io, losses, nn, optim, surrogates, train
-from nsim.errors import DataError, ParameterError
+from nsim.datasets import EventData, Events, transforms
+from nsim.errors import DataError, ParameterError, ShapeError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
 from nsim.tape import Tensor
@@ -271,6 +272,16 @@ def test_bad_data_and_nets():
         data = tiny.Recordings(4, seed=0)
         data.labels[:] = 7
         evaluate(tiny.make_net(), data, **SETTINGS)
+
+
+def test_a_transform_that_changes_the_neurons_is_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setattr(train._Run, "step", lambda *a: pytest.fail("it began to train"))
+    rng = np.random.default_rng(0)
+    units = rng.integers(0, tiny.N_IN, 60).astype(np.uint16)
+    events = Events(np.sort(rng.integers(0, 9000, 60)).astype(np.int32), units, np.arange(0, 61, 10), (tiny.N_IN,))
+    data = EventData(events, np.arange(6) % tiny.CLASSES, name="few", classes=range(tiny.CLASSES))
+    with pytest.raises(ShapeError, match=r"transform .* have neurons of space .*val has .*data\.transformed"):
+        train.fit(tiny.make_net(), data, val=data, epochs=1, transform=transforms.PoolUnits(2), **SETTINGS)
 
 
 def test_losses_that_the_tape_does_not_know_are_refused():

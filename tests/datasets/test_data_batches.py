@@ -98,6 +98,27 @@ def test_round_binning():
 
 
 @pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+def test_transformed_once_for_all_parts():
+    """As a transform in `batches` gives, but kept: every part of the data has the new neurons."""
+    data = made().subset(np.arange(40)[::-1])
+    pooled = data.transformed(PoolUnits(5))
+    assert pooled.space == (3,) and pooled.name == "made, PoolUnits(k=5, axis=0)" and pooled.classes == data.classes
+    np.testing.assert_array_equal(pooled.speakers, data.speakers)
+    for (one, labels), (other, same) in zip(
+        pooled.batches(16, dt=1e-3, steps=40), data.batches(16, dt=1e-3, steps=40, transform=PoolUnits(5)), strict=True
+    ):
+        np.testing.assert_array_equal(one.to_dense(), other.to_dense())
+        np.testing.assert_array_equal(labels, same)
+    rest, held = pooled.split_by_speaker(0.3)
+    assert rest.space == held.space == (3,) and len(rest) + len(held) == 40
+    some = [data.transformed([DropEvents(0.5), PoolUnits(5)], seed=seed) for seed in (0, 0, 1)]
+    assert some[0].n_events == some[1].n_events != some[2].n_events
+    with pytest.raises(ParameterError, match="transform = 3: expected a transform"):
+        data.transformed(3)
+    with pytest.raises(EventError, match="a unit lies outside 0 to 11"):
+        data.transformed(lambda events, rng: events._replace(units=events.units + 12))
+
+
 def test_pooling_changes_n():
     spikes, _ = next(iter(made().batches(8, dt=1e-3, steps=50, transform=[PoolUnits(5), DropEvents(0.1)])))
     assert spikes.shape == (8, 50, 3) and spikes.space == (3,)
