@@ -171,7 +171,11 @@ class UnitScale:
 
 @dataclass(frozen=True)
 class PoolUnits:
-    """Let each `k` neighbouring units along one axis be one: its size becomes ceil(size / k). Draws nothing."""
+    """Let each `k` neighbouring units along one axis be one: its size becomes ceil(size / k). Draws nothing.
+
+    What is validated and tested must be pooled too: `train, test = (SHD(part).transformed(PoolUnits(2)) for part in
+    ("train", "test"))`.
+    """
 
     k: int
     axis: int = 0
