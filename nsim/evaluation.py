@@ -135,7 +135,7 @@ def batches_of(data, batch, dt, steps, clamp, binning, device, **options):
 
 def check_space(spikes, val):
     """Refuse, before the first step, training data whose transform makes other neurons than validation data have."""
-    space = getattr(val, "space", spikes.space)
+    space = tuple(getattr(val, "space", spikes.space))
     if spikes.space != space:
         raise ShapeError(
             f"fit: after its transform the training data have neurons of space {spikes.space}; val has {space} and is "
