@@ -2,8 +2,8 @@
 
 28x28x1 - convolution 5x5, stride 2, 32 channels - convolution 5x5, stride 2, 64 channels - 10, with LIF neurons and the
 sum of a leaky readout. Each pixel fires once in 100 ms, the brighter the earlier. It has 87.8 to 88.1 % of the test
-part right (three seeds). To compare with: Perez-Nieves & Goodman, NeurIPS 2021, "Sparse Spiking Gradient Descent", report 86.7 % for
-their convolutional network.
+part right (three seeds). To compare with: Perez-Nieves & Goodman, NeurIPS 2021, "Sparse Spiking Gradient Descent",
+report 86.7 % for their convolutional network.
 
     python examples/train_fashion_cnn.py
 
