@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.checks import whole
-from nsim.errors import ParameterError
+from nsim.errors import ParameterError, ShapeError
 
 
 class Labelled:
@@ -20,10 +20,13 @@ class Labelled:
         Names of the classes; labels are 0 to len(classes) - 1.
     index : int64 [K], optional
         The samples that belong to this data set, in its order. Default all.
+
+    Raises ShapeError or ParameterError if labels are no such numbers; the first wrong one is named.
     """
 
     def __init__(self, labels, *, name, classes, index=None):
-        self.name, self.classes, self._labels = name, tuple(classes), np.asarray(labels, np.int64)
+        self.name, self.classes = name, tuple(classes)
+        self._labels = whole_labels(name, labels, len(self.classes))
         self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
 
     def __len__(self):
@@ -72,6 +75,29 @@ class Labelled:
                 "give another fraction"
             )
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+
+def whole_labels(where, labels, count, what="label") -> np.ndarray:
+    """Labels, or other numbers one for each sample, as int64 [S]; refuses any but whole ones from 0 to count - 1."""
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # rows of different lengths
+        labels = np.asarray(labels, object)
+    if labels.size and labels.dtype.kind not in "biuf":
+        raise ParameterError(
+            f"{where}: {what}s such as {labels.item(0)!r}; expected whole numbers, 0 to {count - 1} (of names, their "
+            "places in the list of classes)"
+        )
+    if labels.ndim != 1:
+        raise ShapeError(
+            f"{where}: {what}s of shape {labels.shape}; expected one number for each sample (of one-hot rows, "
+            ".argmax(axis=1))"
+        )
+    wrong = ~((labels >= 0) & (labels < count) & (labels == np.floor(labels)))  # NaN is neither
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise ParameterError(f"{where}: sample {k} has {what} {labels[k]}; expected 0 to {count - 1:,}, whole numbers")
+    return labels.astype(np.int64)
 
 
 def check_fraction(fraction):

@@ -89,6 +89,8 @@ class EventData(Labelled):
     ------
     ShapeError
         If numbers of recordings, labels and speakers, or of times and units, disagree, or starts do not ascend from 0.
+    ParameterError
+        If a label is no whole number, or not one of the classes.
     EventError
         If times (microseconds) or units are no whole numbers, a time is negative, or a unit is not in the space.
 
@@ -101,6 +103,7 @@ class EventData(Labelled):
         if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
             people = "no" if speakers is None else len(speakers)
             raise ShapeError(f"{name}: {len(events.starts) - 1} recordings, {len(labels)} labels, {people} speakers")
+        super().__init__(labels, name=name, classes=classes, index=index)
         kinds = {"times": (events.times, "i", "whole microseconds"), "units": (events.units, "iu", "whole numbers")}
         for what, (column, kind, wanted) in kinds.items():
             if column.dtype.kind not in kind:
@@ -113,7 +116,6 @@ class EventData(Labelled):
             raise ShapeError(f"{name}: starts {events.starts}; expected 0 at first, and no number below the one before")
         if self.checks_events:
             events = events.checked(name)
-        super().__init__(labels, name=name, classes=classes, index=index)
         self.events, self.n, self.space = events, events.n, events.space
         self._speakers, self.told = speakers, set()
         self.resident = {}  # what a device keeps of the events; shared with parts of this data set
