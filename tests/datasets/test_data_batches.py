@@ -139,6 +139,7 @@ def test_pooling_changes_n():
         ({"seed": None}, "seed = None"),
         ({"transform": "drop"}, "transform = 'drop'"),
         ({"transform": [DropEvents(0.1), 3]}, "transform = .*3"),
+        ({"transform": [PoolUnits]}, r"transform is the class PoolUnits; make one: PoolUnits\(...\)"),
         ({"batch": 100, "drop_last": True}, "has only 60 samples"),
     ],
 )
