@@ -89,8 +89,8 @@ def check_inputs(where, net, data: dict, *, batch, dt, steps):
             raise ParameterError(f"{where}: the net is a {kind}; put it into nn.Sequential(...)")
         raise ParameterError(
             f"{where}: the net is a {kind}; expected nn.Sequential(...) with layers of neurons. A graph of nsim.ann "
-            "has a loop of its own: losses.cross_entropy(net(images), labels).backward(), opt.step(); a converted network "
-            "answers with predict(images, steps)"
+            "has a loop of its own: losses.cross_entropy(net(images), labels).backward(), opt.step(); a converted "
+            "network answers with predict(images, steps)"
         )
     for name, part in data.items():
         if not hasattr(part, "batches"):
