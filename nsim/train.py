@@ -187,8 +187,6 @@ class _Run:
             raise ParameterError("fit: patience needs val, held-out data to be patient about")
         if self.clip is not None and not (is_finite(self.clip) and self.clip > 0):
             raise ParameterError(f"fit: clip = {self.clip!r}; expected a positive norm, or None")
-        if not isinstance(self.opt, optim.Optimizer):
-            raise ParameterError(f"fit: opt = {self.opt!r}; expected one such as optim.Adam(net.parameters(), lr=1e-3)")
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
@@ -252,10 +250,10 @@ class _Run:
         if self.out is None or not (self.out / "last.h5").exists():
             return
         path, way_out = self.out / "last.h5", "give another out=, or resume=False to overwrite it"
-        meta = io.read_meta(path)
-        if "settings" not in meta:
-            raise DataError(f"{path} is not a checkpoint of nsim.fit; {way_out}")
         try:
+            meta = io.read_meta(path)
+            if "settings" not in meta:
+                raise DataError(f"{path} is not a checkpoint of nsim.fit")
             for name, value in self.settings.items():
                 if meta["settings"].get(name) != value and name != "opt":
                     raise DataError(

@@ -204,10 +204,10 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     assert_same_net(other, tiny.make_net())
     assert (tmp_path / "last.h5").read_bytes() == before
     io.save(tmp_path / "last.h5", tiny.make_net())
-    with pytest.raises(DataError, match=r"not a checkpoint of nsim\.fit"):
+    with pytest.raises(DataError, match=r"not a checkpoint of nsim\.fit; give another out=, or resume=False"):
         tiny.run(tmp_path)
     (tmp_path / "last.h5").write_bytes(before[:-7])
-    with pytest.raises(DataError, match="truncated or damaged"):
+    with pytest.raises(DataError, match=r"truncated or damaged .*; give another out=, or resume=False to overwrite"):
         tiny.run(tmp_path)
     _, result = tiny.run(tmp_path, net=net, resume=False, epochs=1)
     assert result.history["epoch"] == [0] and (tmp_path / "best.h5").exists()
