@@ -151,6 +151,8 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
     Only of a file with a fingerprint, as `write_shd` makes it, is every damage seen. In any other, the published ones
     included, damage may change events to others that could be: the classes of data sets compare the whole file's MD5.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; expected recordings as .h5, .h5.gz or .h5.zip")
     if reader is None:
         with Reader() as reader:
             return read_recordings(path, n=n, classes=classes, reader=reader, scratch=scratch)

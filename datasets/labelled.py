@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import whole
+from nsim.checks import is_number, whole
 from nsim.errors import ParameterError, ShapeError
 
 
@@ -101,8 +101,8 @@ def whole_labels(where, labels, count, what="label") -> np.ndarray:
 
 
 def check_fraction(fraction):
-    if not 0 < fraction < 1:
-        raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")
+    if not (is_number(fraction) and 0 < fraction < 1):
+        raise ParameterError(f"fraction {fraction!r}: expected a number, more than 0 and less than 1")
 
 
 def check_batching(data, batch, seed, epoch, drop_last):

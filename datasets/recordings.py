@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -141,6 +142,8 @@ class EventData(Labelled):
 
     def __getitem__(self, i):
         """Times (float64, seconds), units and label of one sample."""
+        if not isinstance(i, Integral):
+            raise ParameterError(f"sample {i!r}: expected one whole number; subset([0, 1]) chooses several samples")
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i}: {self.name} has {len(self)} samples")
         first, last = self.events.starts[self.index[i]], self.events.starts[self.index[i] + 1]

@@ -207,6 +207,12 @@ def test_subset_and_items():
         EventData(data.events._replace(units=data.events.units[:-1]), data.labels, name="wrong", classes="abcde")
     with pytest.raises(ParameterError, match="holds out 0 of 60 samples"):
         data.split(0.01)
+    for fraction in ("0.2", None, np.nan):
+        with pytest.raises(ParameterError, match=f"fraction {fraction!r}: expected a number"):
+            data.split(fraction)
+    for several in (slice(0, 2), [0, 1], 1.0, "0"):
+        with pytest.raises(ParameterError, match=r"expected one whole number; subset\(\[0, 1\]\) chooses several"):
+            data[several]
 
 
 @pytest.mark.parametrize("kind", ["events", "pictures"])

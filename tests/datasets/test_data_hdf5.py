@@ -96,6 +96,9 @@ def test_unsorted_foreign_times_are_sorted(tmp_path):
 
 
 def test_truncated_and_other_files(shd_file, tmp_path):
+    for missing in (tmp_path / "missing.h5", tmp_path):
+        with pytest.raises(DataError, match=f"{missing}: no such file"):
+            read(missing)
     for name, content in (
         ("short.h5", shd_file.read_bytes()[:3000]),
         ("empty.h5", b""),
