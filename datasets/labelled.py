@@ -84,8 +84,9 @@ def whole_labels(where, labels, count, what="label") -> np.ndarray:
     except ValueError:  # rows of different lengths
         labels = np.asarray(labels, object)
     if labels.size and labels.dtype.kind not in "biuf":
+        strange = next((value for value in labels.ravel().tolist() if not is_number(value)), labels.dtype)
         raise ParameterError(
-            f"{where}: {what}s such as {labels.item(0)!r}; expected whole numbers, 0 to {count - 1} (of names, their "
+            f"{where}: {what}s such as {strange!r}; expected whole numbers, 0 to {count - 1} (of names, their "
             "places in the list of classes)"
         )
     if labels.ndim != 1:

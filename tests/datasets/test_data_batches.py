@@ -225,6 +225,7 @@ def test_subset_and_items():
         ([0, 1, np.nan, 1, 1], ParameterError, "own: sample 2 has label nan"),
         ([0, 1, 1e300, 1, 1], ParameterError, r"own: sample 2 has label 1e\+300"),
         (np.eye(5), ShapeError, r"own: labels of shape \(5, 5\); .*one-hot rows, .argmax"),
+        ([0, None, 1, 2, 0], ParameterError, "own: labels such as None"),
         (list("abcab"), ParameterError, "own: labels such as 'a'; expected whole numbers, 0 to 2"),
         ([[0], [1, 2], [0], [1], [1]], ParameterError, r"own: labels such as \[0\]"),
     ],
