@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from nsim.backend import check_device, moved, operations
-from nsim.checks import whole
+from nsim.checks import no_class, whole
 from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, bins, index_dtype, tick
@@ -99,6 +99,8 @@ def listed(transform) -> list:
     found = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
     if not all(callable(k) for k in found):
         raise ParameterError(f"transform = {transform!r}: expected a transform or a list of them")
+    for part in found:
+        no_class("batches", transform=part)
     return found
 
 

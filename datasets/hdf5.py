@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 
 from nsim.datasets.archives import atomic, enough_space, unpacked
-from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, flatten
-from nsim.errors import DataError
+from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, check_times, flatten
+from nsim.datasets.labelled import whole_labels
+from nsim.errors import DataError, ParameterError, ShapeError
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
 
@@ -150,6 +151,8 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
     Only of a file with a fingerprint, as `write_shd` makes it, is every damage seen. In any other, the published ones
     included, damage may change events to others that could be: the classes of data sets compare the whole file's MD5.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; expected recordings as .h5, .h5.gz or .h5.zip")
     if reader is None:
         with Reader() as reader:
             return read_recordings(path, n=n, classes=classes, reader=reader, scratch=scratch)
@@ -183,23 +186,25 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
     Raises
     ------
     DataError
-        If numbers of times, units, labels or speakers disagree, or a value is out of range.
+        If numbers of times, units, labels or speakers disagree, a value is out of range, or a unit, label or speaker is
+        no whole number.
 
     Source: Cramer et al. 2022, The Heidelberg spiking data sets, section "Data format".
     """
-    times = [np.asarray(t, dtype) for t in times]
-    units = [np.asarray(u) for u in units]
-    labels = np.asarray(labels, np.int64)
-    people = np.zeros(0, np.int64) if speakers is None else np.asarray(speakers, np.int64)
+    times, units = (_records(path, *of) for of in (("times", times), ("units", units)))
+    try:
+        labels = whole_labels(path, labels, 2**16)
+        people = whole_labels(path, [] if speakers is None else speakers, 2**16, "speaker")
+    except (ParameterError, ShapeError) as error:
+        raise DataError(str(error)) from None
     names = [str(k) for k in names or []]
     if not len(times) == len(units) == len(labels) or len(people) not in (0, len(labels)) or len(labels) == 0:
         raise DataError(f"{len(times)} times, {len(units)} units, {len(labels)} labels, {len(people)} speakers")
-    for what, column in (("label", labels), ("speaker", people)):
-        if len(column) and not (column.min() >= 0 and column.max() < 2**16):
-            wrong = column[(column < 0) | (column >= 2**16)][0]
-            raise DataError(f"{path}: {what} {wrong}; the format holds 0 to 65,535")
     stamp = Fingerprint()
     try:
+        for k, t in enumerate(times):  # before float16, which makes infinity of what is too late
+            check_times(t, np.full(len(t), k))
+        times = [t.astype(dtype, copy=False) for t in times]
         for k in range(0, len(times), BLOCK):
             stamp.add(*flatten(times[k : k + BLOCK], units[k : k + BLOCK], n, k))
     except Refused as error:
@@ -217,3 +222,15 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
         if names:
             file["extra/keys"] = np.array([k.encode() for k in names])
         file.attrs["nsim_fingerprint"] = stamp.hex()
+
+
+def _records(path, what, records):
+    """Arrays of numbers, one a sample, whatever these were."""
+    records = [np.asarray(record) for record in records]
+    for k, record in enumerate(records):
+        if record.ndim != 1 or record.dtype.kind not in "iuf":
+            raise DataError(
+                f"{path}: {what} of sample {k} have shape {record.shape} and type {record.dtype}; expected numbers "
+                "[events]: give one array for each sample"
+            )
+    return records

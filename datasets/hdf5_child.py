@@ -15,6 +15,10 @@ import numpy as np
 
 BLOCK = 256  # samples read at a time; their number takes 8 bits of a sort key
 TIME_BITS, UNIT_BITS = 31, 16  # microseconds up to 35 minutes, 65,536 units
+LONGEST = 2**TIME_BITS * 1e-6 - 1  # seconds
+
+
+KINDS = {"f": "floats (seconds)", "iu": "whole numbers, of an integer type", "S": "names, as bytes"}
 
 
 class Refused(Exception):
@@ -29,6 +33,17 @@ def sort_events(samples, us, units):
     key |= units.astype(np.uint64)
     key.sort()
     return (key >> np.uint64(UNIT_BITS)).astype(np.int64) & (2**TIME_BITS - 1), key & np.uint64(2**UNIT_BITS - 1)
+
+
+def check_times(seconds, samples):
+    """Refuse times (float [E]) that no recording can have; `samples` [E] are the numbers of theirs."""
+    bad = ~((seconds >= 0) & (seconds < LONGEST))  # NaN is neither
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise Refused(
+            f"sample {samples[k]} has an event at {seconds[k]} s; times are seconds (of microseconds, times * 1e-6), "
+            f"finite, not negative, < {LONGEST:.0f}"
+        )
 
 
 def flatten(times, units, n, first=0):
@@ -48,17 +63,12 @@ def flatten(times, units, n, first=0):
         return counts, np.zeros(0, np.int32), np.zeros(0, np.uint16)
     sample = np.repeat(np.arange(len(counts)), counts)
     t = np.concatenate(times).astype(np.float64)  # widened before scaling: float16 microseconds overflow
-    u = np.concatenate(units).astype(np.int64)
-    bad = ~np.isfinite(t) | (t < 0) | (t >= 2**TIME_BITS * 1e-6 - 1)
+    u = np.concatenate(units)
+    check_times(t, first + sample)
+    bad = ~((u >= 0) & (u < n) & (u == np.floor(u)))
     if bad.any():
         k = int(np.argmax(bad))
-        raise Refused(
-            f"sample {first + sample[k]} has an event at {t[k]} s; times must be finite, not negative, < 2146 s"
-        )
-    bad = (u < 0) | (u >= n)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise Refused(f"sample {first + sample[k]} has an event of unit {u[k]}; expected 0 to {n - 1}")
+        raise Refused(f"sample {first + sample[k]} has an event of unit {u[k]}; expected 0 to {n - 1}, whole numbers")
     us, u = sort_events(sample, np.rint(t * 1e6), u)
     return counts, us.astype(np.int32), u.astype(np.uint16)
 
@@ -88,7 +98,8 @@ def dataset(file, name, kind):
     base = h5py.check_vlen_dtype(item.dtype) if name.startswith("spikes/") else item.dtype
     if item.ndim != 1 or base is None or base.kind not in kind:
         raise Refused(
-            f"dataset {name!r} has shape {item.shape} and type {base or item.dtype}, not one {kind!r} record a sample"
+            f"dataset {name!r} has shape {item.shape} and type {base or item.dtype}; expected "
+            f"{'a record' if name.startswith('spikes/') else 'one'} of {KINDS[kind]} for each sample"
         )
     return item, base
 

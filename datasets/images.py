@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 import numpy as np
 
-from nsim.backend import adopted, check_device, operations
+from nsim.backend import adopted, check_device, on_device, operations
+from nsim.checks import is_finite, whole
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
 from nsim.datasets.find import Source, find, unverified
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
-from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
 from nsim.events import Spikes, tick
 from nsim.kernels.assemble import assemble
 
@@ -72,8 +74,7 @@ class FashionMNIST(EventData):
     def __init__(self, split="train", root=None, *, tau=20e-3, thr=0.2, download=True, cache=True):
         if split not in PARTS:
             raise ParameterError(f'{self.title}: split = {split!r}; expected "train" or "test"')
-        if not (np.isfinite(tau) and tau > 0 and 0 < thr < 1):
-            raise ParameterError(f"{self.title}: tau = {tau}, thr = {thr}; expected tau > 0 seconds and 0 < thr < 1")
+        _check(self.title, tau, thr)
         paths, digests = [], []
         for kind in ("images-idx3", "labels-idx1"):
             paths.append(find(self._file(f"{PARTS[split][0]}-{kind}-ubyte"), root, download))
@@ -159,7 +160,14 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     Returns
     -------
     Events of space (H, W, 1), a sample's in order of time and unit.
+
+    Raises
+    ------
+    ShapeError, ParameterError
+        If the pictures are not bytes [S, H, W], or tau or thr is impossible.
     """
+    images = np.asarray(images)
+    _check("latency_events", tau, thr, images)
     count, height, width = images.shape
     table, bright = _table(tau, thr)
     flat = images.reshape(count, height * width)
@@ -168,6 +176,20 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     keep = bright[pixels]
     times, units = table[pixels[keep]], order[keep].astype(np.uint16 if height * width < 65_536 else np.uint32)
     return Events(times, units, row_starts(keep.sum(axis=1)), (height, width, 1))
+
+
+def _check(where, tau, thr, images=None):
+    """Refuse a code, and pictures, from which no events can be made."""
+    if images is not None and (len(images.shape) != 3 or images.dtype != np.uint8 or 0 in images.shape):
+        raise ShapeError(f"{where}: pictures of {images.dtype} {tuple(images.shape)}; expected uint8 [S, H, W]")
+    if not (is_finite(tau) and tau > 0 and is_finite(thr) and 0 < thr < 1):
+        raise ParameterError(f"{where}: tau = {tau!r}, thr = {thr!r}; expected tau > 0 seconds and 0 < thr < 1")
+    seconds = first_spike(np.arange(256) / 255, tau, thr)
+    latest = seconds[np.isfinite(seconds)].max()
+    if latest * 1e6 >= 2**31:
+        raise ParameterError(
+            f"{where}: tau = {tau!r} seconds: the last spike comes after {latest:.0f} s; times end at 2147 s"
+        )
 
 
 def _table(tau, thr):
@@ -187,7 +209,8 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
     images : uint8 [S, H, W]
         The current is pixel / 255. With device="cuda" also an array of any library on the GPU.
     dt : float, seconds; steps : int
-        T; later spikes are left out.
+        T; later spikes are left out, with an `EventWarning` that counts them (not in pictures that lie on the GPU, for
+        which it would have to wait).
     tau : float, seconds
     thr : float
     device : "cpu" or "cuda"
@@ -196,16 +219,17 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
     Raises
     ------
     ShapeError, ParameterError
-        If the pictures are not bytes [S, H, W], or dt or steps are impossible.
+        If the pictures are not bytes [S, H, W], or dt, steps, tau or thr are impossible.
     """
-    images = adopted(images) if device != "cpu" else np.asarray(images)
-    if len(images.shape) != 3 or images.dtype != np.uint8 or 0 in images.shape:
-        raise ShapeError(f"latency_spikes: pictures of {images.dtype} {tuple(images.shape)}; expected uint8 [S, H, W]")
+    images = adopted(images) if device != "cpu" else images
+    images = images if on_device(images) else np.asarray(images)
+    _check("latency_spikes", tau, thr, images)
+    whole("latency_spikes", steps=(steps, 1))
     width = tick(dt)
-    if steps < 1:
-        raise ParameterError(f"latency_spikes: steps = {steps}; expected at least 1")
+    table, bright = _table(tau, thr)
+    if not on_device(images):
+        _tell_late(images, np.where(bright, table // width, -1), int(steps), dt)
     if device != "cpu":
-        table, bright = _table(tau, thr)
         never = np.iinfo(np.int32).max
         table = np.where(bright, table, never).astype(np.int32)
         return operations(check_device(device)).latency(images, table, width=width, steps=int(steps), dt=float(dt))
@@ -214,6 +238,19 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
         events.times, events.units, events.starts[:-1], events.starts[1:], width=width, steps=int(steps), n=events.n
     )
     return Spikes(indptr, indices, (len(images), int(steps), events.n), dt=dt, space=events.space)
+
+
+def _tell_late(images, step, steps, dt):
+    """Warn of pixels that spike after the last step; `step` [256] is that of each value, -1 for no spike."""
+    counts = np.bincount(images.ravel(), minlength=256)
+    late, last = counts[step >= steps].sum(), step[counts > 0].max()
+    if late:
+        warnings.warn(
+            f"latency_spikes: {late} of {counts[step >= 0].sum()} events lie at or after {steps} steps of {dt} s and "
+            f"were left out; give steps >= {last + 1} to keep them, or a shorter tau (seconds)",
+            EventWarning,
+            stacklevel=3,
+        )
 
 
 def _read(images_path, labels_path, tau, thr):

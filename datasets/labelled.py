@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import whole
-from nsim.errors import ParameterError
+from nsim.checks import is_number, whole
+from nsim.errors import ParameterError, ShapeError
 
 
 class Labelled:
@@ -20,10 +20,13 @@ class Labelled:
         Names of the classes; labels are 0 to len(classes) - 1.
     index : int64 [K], optional
         The samples that belong to this data set, in its order. Default all.
+
+    Raises ShapeError or ParameterError if labels are no such numbers; the first wrong one is named.
     """
 
     def __init__(self, labels, *, name, classes, index=None):
-        self.name, self.classes, self._labels = name, tuple(classes), np.asarray(labels, np.int64)
+        self.name, self.classes = name, tuple(classes)
+        self._labels = whole_labels(name, labels, len(self.classes))
         self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
 
     def __len__(self):
@@ -74,9 +77,33 @@ class Labelled:
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 
+def whole_labels(where, labels, count, what="label") -> np.ndarray:
+    """Labels, or other numbers one for each sample, as int64 [S]; refuses any but whole ones from 0 to count - 1."""
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # rows of different lengths
+        labels = np.asarray(labels, object)
+    if labels.size and labels.dtype.kind not in "biuf":
+        strange = next((value for value in labels.ravel().tolist() if not is_number(value)), labels.dtype)
+        raise ParameterError(
+            f"{where}: {what}s such as {strange!r}; expected whole numbers, 0 to {count - 1} (of names, their "
+            "places in the list of classes)"
+        )
+    if labels.ndim != 1:
+        raise ShapeError(
+            f"{where}: {what}s of shape {labels.shape}; expected one number for each sample (of one-hot rows, "
+            ".argmax(axis=1))"
+        )
+    wrong = ~((labels >= 0) & (labels < count) & (labels == np.floor(labels)))  # NaN is neither
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise ParameterError(f"{where}: sample {k} has {what} {labels[k]}; expected 0 to {count - 1:,}, whole numbers")
+    return labels.astype(np.int64)
+
+
 def check_fraction(fraction):
-    if not 0 < fraction < 1:
-        raise ParameterError(f"fraction {fraction}: expected more than 0 and less than 1")
+    if not (is_number(fraction) and 0 < fraction < 1):
+        raise ParameterError(f"fraction {fraction!r}: expected a number, more than 0 and less than 1")
 
 
 def check_batching(data, batch, seed, epoch, drop_last):

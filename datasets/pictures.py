@@ -60,6 +60,8 @@ class ImageData(Labelled):
     ------
     ShapeError
         If images and labels disagree, or images are not bytes [S, C, H, W].
+    ParameterError
+        If a label is no whole number, or not one of the classes.
     """
 
     def __init__(self, images, labels, *, name, classes, normalize):

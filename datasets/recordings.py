@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,8 @@ class EventData(Labelled):
     ------
     ShapeError
         If numbers of recordings, labels and speakers, or of times and units, disagree, or starts do not ascend from 0.
+    ParameterError
+        If a label is no whole number, or not one of the classes.
     EventError
         If times (microseconds) or units are no whole numbers, a time is negative, or a unit is not in the space.
 
@@ -101,6 +104,7 @@ class EventData(Labelled):
         if len(labels) != len(events.starts) - 1 or (speakers is not None and len(speakers) != len(labels)):
             people = "no" if speakers is None else len(speakers)
             raise ShapeError(f"{name}: {len(events.starts) - 1} recordings, {len(labels)} labels, {people} speakers")
+        super().__init__(labels, name=name, classes=classes, index=index)
         kinds = {"times": (events.times, "i", "whole microseconds"), "units": (events.units, "iu", "whole numbers")}
         for what, (column, kind, wanted) in kinds.items():
             if column.dtype.kind not in kind:
@@ -113,7 +117,6 @@ class EventData(Labelled):
             raise ShapeError(f"{name}: starts {events.starts}; expected 0 at first, and no number below the one before")
         if self.checks_events:
             events = events.checked(name)
-        super().__init__(labels, name=name, classes=classes, index=index)
         self.events, self.n, self.space = events, events.n, events.space
         self._speakers, self.told = speakers, set()
         self.resident = {}  # what a device keeps of the events; shared with parts of this data set
@@ -139,6 +142,8 @@ class EventData(Labelled):
 
     def __getitem__(self, i):
         """Times (float64, seconds), units and label of one sample."""
+        if not isinstance(i, Integral):
+            raise ParameterError(f"sample {i!r}: expected one whole number; subset([0, 1]) chooses several samples")
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i}: {self.name} has {len(self)} samples")
         first, last = self.events.starts[self.index[i]], self.events.starts[self.index[i] + 1]

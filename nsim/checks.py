@@ -33,6 +33,13 @@ def whole(where: str, **values):
             raise ParameterError(f"{where}: {name} = {value!r}: expected a whole number of at least {least}")
 
 
+def no_class(where: str, **values):
+    """Refuse a class where an object of it is meant; `values` by name."""
+    for name, value in values.items():
+        if isinstance(value, type):
+            raise ParameterError(f"{where}: {name} is the class {value.__name__}; make one: {value.__name__}(...)")
+
+
 def real_array(value) -> np.ndarray | None:
     """A number, or an array of them, as a new float64 array; None for anything else."""
     try:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nsim import losses
+from nsim.checks import no_class, whole
 from nsim.errors import DataError, ParameterError, ShapeError
-from nsim.events import step_mask
+from nsim.events import Spikes, step_mask, tick
 from nsim.tape import Tensor, no_grad
 
 LAYERED = ("spikes_per_neuron", "active_fraction", "density")  # lists over the hidden spiking layers
@@ -52,7 +53,10 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     ------
     DataError
         If the data set is empty.
+    ParameterError
+        If `net` is no network of events, `data` no data set of them, or an option is impossible.
     """
+    check_inputs("evaluate", net, {"data": data}, batch=batch, dt=dt, steps=steps)
     loss, totals = with_lengths(loss), Totals(net)
     training = net.training
     if device is not None:
@@ -60,7 +64,7 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     net.eval()
     try:
         with no_grad():
-            for spikes, labels in batches_of(data, batch, dt, steps, clamp, binning, net.device):
+            for spikes, labels in batches_of(data, int(batch), dt, int(steps), clamp, binning, net.device):
                 output, hidden = net(spikes.to(net.device), hidden=True)
                 value = loss(output, labels, spikes.lengths).item()
                 totals.add(spikes, labels, output, hidden, value)
@@ -72,6 +76,33 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     np.add.at(confusion, (labels, predictions), 1)
     means = totals.means()
     return Result(means["accuracy"], means["loss"], predictions, labels, confusion, means["spikes_per_neuron"])
+
+
+def check_inputs(where, net, data: dict, *, batch, dt, steps):
+    """Refuse a net, data sets (by name) and sizes of batches that `fit` and `evaluate` cannot work with."""
+    whole(where, batch=(batch, 1), steps=(steps, 1))
+    tick(dt)
+    no_class(where, net=net, **data)
+    if not (hasattr(net, "__iter__") and hasattr(net, "connections") and net.connections()):
+        kind = type(net).__name__
+        if isinstance(net, (list, tuple)) or (hasattr(net, "connections") and net.connections()):
+            raise ParameterError(f"{where}: the net is a {kind}; put it into nn.Sequential(...)")
+        raise ParameterError(
+            f"{where}: the net is a {kind}; expected nn.Sequential(...) with layers of neurons. A graph of nsim.ann "
+            "has a loop of its own: losses.cross_entropy(net(images), labels).backward(), opt.step(); a converted "
+            "network answers with predict(images, steps)"
+        )
+    for name, part in data.items():
+        if not hasattr(part, "batches"):
+            raise ParameterError(f"{where}: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
+        taken = inspect.signature(part.batches).parameters.values()
+        if not any(option.name == "dt" or option.kind == option.VAR_KEYWORD for option in taken):
+            raise ParameterError(
+                f"{where}: {name}: the batches of {type(part).__name__} take no dt: pictures for nsim.ann? Expected "
+                "events, such as those of FashionMNIST(), or EventData(latency_events(images), labels, ...)"
+            )
+        if hasattr(part, "__len__") and len(part) == 0:
+            raise DataError(f"{where}: {name} holds no sample, so there is no batch")
 
 
 class Totals:
@@ -130,7 +161,16 @@ def batches_of(data, batch, dt, steps, clamp, binning, device, **options):
     special |= {} if binning == "floor" else {"binning": binning}
     if device != "cpu" and "device" in inspect.signature(data.batches).parameters:
         special["device"] = device
-    return data.batches(batch, dt=dt, steps=steps, **special, **options)
+    for given in data.batches(batch, dt=dt, steps=steps, **special, **options):
+        if not isinstance(given, (tuple, list)) or len(given) != 2 or not isinstance(given[0], Spikes):
+            found = (
+                [type(part).__name__ for part in given] if isinstance(given, (tuple, list)) else type(given).__name__
+            )
+            raise ParameterError(
+                f"batches of {type(data).__name__} gave {found}; expected pairs (Spikes, labels): "
+                "Spikes.from_dense(counts, dt) makes Spikes of an array [B, T, N]"
+            )
+        yield given
 
 
 def check_space(spikes, val):

@@ -12,26 +12,19 @@ import io
 import json
 import os
 import secrets
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from nsim import nn, optim
+from nsim import foreign, nn, optim
 from nsim.errors import DataError, NsimError, ParameterError
 
 VERSION = 1
 BLOCK = 512
 MAGIC = b"nsim file, version "
 HDF5 = b"\x89HDF\r\n\x1a\n"
-# Of numbers in .safetensors files. NumPy has no BF16, the upper half of a float32: it is widened, without loss.
-SAFETENSORS = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
-    "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
 
 
 def save(path, net, opt=None, **meta):
@@ -56,13 +49,15 @@ def save(path, net, opt=None, **meta):
         If `net` is no module of `nsim.nn` or `nsim.ann`, an entry of `meta` is neither, or `opt` moves a parameter that
         `net` does not have.
     DataError
-        If the file cannot be written; `path` is then as it was before.
+        If `path` names no file, its folder does not exist, or the file cannot be written; `path` is then as it was.
     """
     if not isinstance(net, nn.Module):
         raise ParameterError(
             f"save: net is a {type(net).__name__}; expected a network of nsim.nn or nsim.ann. Of a converted network "
             "keep the one that it came from, and convert it again"
         )
+    path = _target(path)
+    names = None if opt is None else shared_names(net, opt)
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=BLOCK) as file:
         file["net"] = json.dumps(net.describe())
@@ -70,11 +65,11 @@ def save(path, net, opt=None, **meta):
         if opt is not None:
             group = file.create_group("optimizer")
             group["description"] = json.dumps(opt.describe())
-            group["names"] = json.dumps(shared_names(net, opt))
+            group["names"] = json.dumps(names)
             _write_arrays(group.create_group("state"), opt.state_dict())
         _write_meta(file, meta)
     body = image.getvalue()[BLOCK:]
-    _replace(Path(path), _header(body) + body)
+    _replace(path, _header(body) + body)
 
 
 def load(path):
@@ -163,13 +158,13 @@ def read_weights(path) -> dict[str, np.ndarray]:
             with _opened(path) as file:
                 return _arrays(file["parameters"])
         if HDF5 in (head[:8], head[BLOCK : BLOCK + 8]):
-            arrays = _foreign_hdf5(path)
+            arrays = foreign.hdf5(path)
         elif head.startswith(b"PK"):
-            arrays = _npz(path)
+            arrays = foreign.npz(path)
         elif Path(path).suffix == ".safetensors":
-            arrays = _safetensors(path)
+            arrays = foreign.safetensors(path)
         elif head.startswith(b"\x80"):
-            raise _pickled(path)
+            raise foreign.pickled(path)
         else:
             raise DataError(f"{path}: neither HDF5, nor .npz, nor .safetensors")
     except DataError:
@@ -199,11 +194,13 @@ def named(thing):
 
 def shared_names(net, opt) -> dict[str, str]:
     """The optimiser's name of each of its parameters -> the net's name of it; ParameterError if the net has it not."""
+    if not isinstance(opt, optim.Optimizer):
+        raise ParameterError(f"opt = {opt!r}; expected one such as optim.Adam(net.parameters(), lr=1e-3)")
     names = {id(p): name for name, p in net.named_parameters().items()}
-    foreign = [own for own, p in opt.params.items() if id(p) not in names]
-    if foreign:
+    strange = [own for own, p in opt.params.items() if id(p) not in names]
+    if strange:
         raise ParameterError(
-            f"the optimiser moves {', '.join(foreign)}, which the net does not have; make it from net.parameters()"
+            f"the optimiser moves {', '.join(strange)}, which the net does not have; make it from net.parameters()"
         )
     return {own: names[id(p)] for own, p in opt.params.items()}
 
@@ -211,6 +208,15 @@ def shared_names(net, opt) -> dict[str, str]:
 def _header(body):
     text = MAGIC + b"%d\nsha256 %s of %d bytes\n" % (VERSION, hashlib.sha256(body).hexdigest().encode(), len(body))
     return text.ljust(BLOCK, b"\0")
+
+
+def _target(path) -> Path:
+    """The path of a file that can be written where it is."""
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name or Path(path).is_dir():
+        raise DataError(f'path = {path!r} names no file; give one such as "net.h5"')
+    if not Path(path).parent.is_dir():
+        raise DataError(f"{path} could not be written: there is no folder {Path(path).parent}; make it first")
+    return Path(path)
 
 
 def _replace(path, content):
@@ -226,7 +232,8 @@ def _replace(path, content):
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise DataError(f"{path} could not be written ({error}); what was there before is kept") from error
+            kept = "; what was there before is kept" if path.exists() else ""
+            raise DataError(f"{path} could not be written: {error.strerror or error}{kept}") from error
         raise
     with contextlib.suppress(OSError):  # the rename itself is on the disk once the folder is; not all systems can
         folder = os.open(path.parent, os.O_RDONLY)
@@ -327,67 +334,3 @@ def _difference(theirs, ours, where="net"):
             if a != b:
                 return _difference(a, b, f"{where}[{k}]")
     return f"{where} is {json.dumps(theirs)[:80]} in the file, {json.dumps(ours)[:80]} here"
-
-
-def _npz(path):
-    with np.load(path, allow_pickle=False) as file:
-        if any(name.endswith("data.pkl") for name in file.files):
-            raise _pickled(path)
-        return {name: file[name] for name in file.files}
-
-
-def _pickled(path):
-    return DataError(
-        f"{path}: a pickle, as torch.save writes; reading one can run any code, so nsim does not. In torch: "
-        "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors'), where the file holds "
-        "a state dict"
-    )
-
-
-def _safetensors(path):
-    from safetensors import deserialize
-
-    arrays = {}
-    for name, entry in deserialize(_read(path)):
-        if entry["dtype"] not in SAFETENSORS:
-            raise DataError(
-                f"{path}: array {name!r} has dtype {entry['dtype']}; known are {', '.join(SAFETENSORS)}; save it as F32"
-            )
-        a = np.frombuffer(entry["data"], SAFETENSORS[entry["dtype"]])
-        if entry["dtype"] == "BF16":
-            a = (a.astype(np.uint32) << 16).view(np.float32)
-        arrays[name] = a.reshape(entry["shape"])
-    return arrays
-
-
-# Run by a Python of its own: the HDF5 library can crash or loop for ever on a damaged file.
-_CHILD = """
-import json, sys, h5py, numpy as np
-found = {}
-with h5py.File(sys.argv[1], "r") as file:
-    file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-for name, a in found.items():
-    a = np.asarray(a)
-    if a.dtype.kind not in "biuf":
-        sys.exit(f"array {name!r} has dtype {a.dtype}, not numbers")
-    header = json.dumps([name, a.dtype.str, a.shape]) + chr(10)
-    sys.stdout.buffer.write(header.encode() + a.tobytes())
-"""
-
-
-def _foreign_hdf5(path, seconds=120):
-    """All arrays of an HDF5 file by their path, read in a process of its own."""
-    command = [sys.executable, "-P", "-c", _CHILD, os.fspath(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: damaged: reading it took more than {seconds} s") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DataError(f"{path}: not readable: {reason[-1] if reason else 'the HDF5 library crashed on it'}")
-    stream, arrays = io.BytesIO(done.stdout), {}
-    while line := stream.readline():
-        name, dtype, shape = json.loads(line)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        arrays[name] = np.frombuffer(stream.read(size), dtype).reshape(shape).copy()
-    return arrays

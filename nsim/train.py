@@ -15,10 +15,9 @@ from tqdm import tqdm
 from nsim import io, optim
 from nsim.backend import operations
 from nsim.blame import bad_gradient, bad_parameter, blame, unreachable
-from nsim.checks import is_finite, is_whole
+from nsim.checks import is_finite, no_class, whole
 from nsim.errors import DataError, EventWarning, ParameterError, StepOverflow, TrainingError
-from nsim.evaluation import LAYERED, Totals, batches_of, check_space, evaluate, one_number, with_lengths
-from nsim.events import tick
+from nsim.evaluation import LAYERED, Totals, batches_of, check_inputs, check_space, evaluate, one_number, with_lengths
 
 # What one epoch adds to the history.
 KEYS = (
@@ -107,6 +106,8 @@ def fit(
     EventWarning
         Once, where a hidden layer had neither a spike nor an active site in an epoch and was therefore not trained.
     """
+    parts = {"data": data} | ({} if val is None else {"val": val})
+    check_inputs("fit", net, parts, batch=batch, dt=dt, steps=steps)
     if device is not None:
         net.to(device)
     opt = optim.Adam(net.parameters()) if opt is None else opt
@@ -177,26 +178,15 @@ class _Run:
 
     def check(self):
         """Refuse impossible options before anything is computed; note the settings that a resumed run must share."""
-        for name, least in (("epochs", 1), ("batch", 1), ("steps", 1), ("seed", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if not (is_whole(value) and value >= least) and not (name == "patience" and value is None):
-                raise ParameterError(f"fit: {name} = {value!r}; expected a whole number, at least {least}")
-            setattr(self, name, value if value is None else int(value))
-        tick(self.dt)
+        patience = 1 if self.patience is None else self.patience
+        whole("fit", epochs=(self.epochs, 1), seed=(self.seed, 0), patience=(patience, 1))
+        for name in ("epochs", "batch", "steps", "seed"):
+            setattr(self, name, int(getattr(self, name)))
         self.check_functions()
         if self.patience is not None and self.val is None:
             raise ParameterError("fit: patience needs val, held-out data to be patient about")
         if self.clip is not None and not (is_finite(self.clip) and self.clip > 0):
             raise ParameterError(f"fit: clip = {self.clip!r}; expected a positive norm, or None")
-        for name, part in (("data", self.data), *([] if self.val is None else [("val", self.val)])):
-            if not hasattr(part, "batches"):
-                raise ParameterError(f"fit: {name} has no .batches(batch, dt=, steps=, ...); see nsim.datasets")
-            if hasattr(part, "__len__") and len(part) == 0:
-                raise DataError(f"fit: {name} holds no sample, so there is no batch")
-        if not hasattr(self.net, "__iter__"):
-            raise ParameterError(f"fit: the net is a {type(self.net).__name__}; put it into nn.Sequential(...)")
-        if not isinstance(self.opt, optim.Optimizer):
-            raise ParameterError(f"fit: opt = {self.opt!r}; expected one such as optim.Adam(net.parameters(), lr=1e-3)")
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
@@ -228,6 +218,8 @@ class _Run:
         parts = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
         if self.transform is not None and not all(map(callable, parts)):
             raise ParameterError(f"fit: transform = {self.transform!r}; expected a function, a list of them, or None")
+        for part in parts:
+            no_class("fit", transform=part)
 
     @property
     def done(self):
@@ -258,10 +250,10 @@ class _Run:
         if self.out is None or not (self.out / "last.h5").exists():
             return
         path, way_out = self.out / "last.h5", "give another out=, or resume=False to overwrite it"
-        meta = io.read_meta(path)
-        if "settings" not in meta:
-            raise DataError(f"{path} is not a checkpoint of nsim.fit; {way_out}")
         try:
+            meta = io.read_meta(path)
+            if "settings" not in meta:
+                raise DataError(f"{path} is not a checkpoint of nsim.fit")
             for name, value in self.settings.items():
                 if meta["settings"].get(name) != value and name != "opt":
                     raise DataError(
@@ -282,7 +274,13 @@ class _Run:
         self.net.seed(self.seed, epoch)
         self.net.train()
         if self.schedule is not None:
-            self.opt.lr = float(self.schedule(epoch))
+            lr = self.schedule(epoch)
+            if not is_finite(lr) or lr < 0:
+                raise ParameterError(
+                    f"fit: schedule({epoch}) gave {lr!r}; expected a learning rate, finite and not negative; "
+                    f"{self.last_good}"
+                )
+            self.opt.lr = float(lr)
         totals, size = Totals(self.net), len(self.data) if hasattr(self.data, "__len__") else None
         batches = batches_of(
             self.data, self.batch, self.dt, self.steps, self.clamp, self.binning, self.net.device,

@@ -110,9 +110,34 @@ def test_what_cannot_be_saved_is_refused_and_the_old_file_kept(tmp_path):
         io.save(path, net, words=np.array(["a"]))
     with pytest.raises(ParameterError, match="does not have"):
         io.save(path, net, optim.Adam(make_net().parameters()))
-    with pytest.raises(DataError, match="could not be written"):
-        io.save(tmp_path / "missing" / "net.h5", net)
+    for opt in ("adam", optim.Adam):
+        with pytest.raises(ParameterError, match=r"opt = .*; expected one such as optim\.Adam\(net\.parameters"):
+            io.save(path, net, opt)
     assert io.load(path)[2] == {"epoch": 1}
+
+
+def test_a_path_that_names_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"^nofolder/net\.h5 could not be written: there is no folder nofolder; make it f"
+    ):
+        io.save("nofolder/net.h5", make_net())
+    for path in ("", tmp_path, None):
+        with pytest.raises(DataError, match="names no file; give one such as"):
+            io.save(path, make_net())
+    assert not os.listdir(tmp_path)
+
+
+def test_what_was_there_is_spoken_of_only_where_something_was(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".net.h5.hidden.tmp"))
+
+    for end in ("net.h5 could not be written: Permission denied", "; what was there before is kept"):
+        with monkeypatch.context() as patch, pytest.raises(DataError, match=f"{end}$") as caught:
+            patch.setattr(os, "fsync", refused)
+            io.save(tmp_path / "net.h5", make_net())
+        assert "hidden" not in str(caught.value)
+        io.save(tmp_path / "net.h5", make_net())
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):

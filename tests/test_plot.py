@@ -260,6 +260,12 @@ def test_histories_are_taken_as_fit_gives_them_back():
         np.testing.assert_array_equal(drawn(picture(given).lines[0]), drawn(picture(history()).lines[0]))
 
 
+def test_histories_are_taken_as_a_checkpoint_holds_them():
+    arrays = {key: np.array(values) for key, values in history().items()}
+    for picture in (plot.activity, plot.learning_curves):
+        np.testing.assert_array_equal(drawn(picture(arrays).lines[0]), drawn(picture(history()).lines[0]))
+
+
 @pytest.mark.parametrize("missing", ["absent", "none", "empty"])
 def test_learning_curves_without_validation(missing):
     h = history()
@@ -310,6 +316,10 @@ BAD = {
         "dt = 0.002 s and 0.001 s",
     ),
     "names": (lambda: plot.raster([events(), events()], names=["a"]), ShapeError, "1 names for 2"),
+    "one name": (lambda: plot.raster(events(), names=3), TypeError, "got 3; expected a list of names"),
+    "classes": (lambda: plot.confusion([0], [0], classes=3), TypeError, "got 3; expected a list of names"),
+    "size": (lambda: plot.raster(events(), size="big"), ParameterError, "size = 'big'; expected points"),
+    "no size": (lambda: plot.raster(events(), size=0), ParameterError, "size = 0"),
     "labels short": (lambda: plot.raster(events(), labels=[1, 2]), ShapeError, r"labels of shape \(2,\)"),
     "labels real": (lambda: plot.raster(events(), labels=[1.0, 2, 3]), TypeError, "dtype float64"),
     "labels of layers": (lambda: plot.raster([events()] * 2, labels=[1, 2, 3]), ParameterError, "coloured by layer"),
@@ -330,6 +340,16 @@ BAD = {
     "dt": (lambda: plot.membrane(np.zeros(3), 0.0), ParameterError, "dt = 0.0"),
     "threshold": (lambda: plot.membrane(np.zeros((9, 3)), DT, threshold=[1, 2]), ShapeError, "threshold of shape"),
     "window": (lambda: plot.population_rate(events(), window=-1.0), ParameterError, "window = -1.0"),
+    "window str": (
+        lambda: plot.population_rate(events(), window="5ms"),
+        ParameterError,
+        "window = '5ms'; expected sec",
+    ),
+    "reference": (
+        lambda: plot.accuracy_over_steps(np.ones((1, 2, 3)), [0], reference="0.9"),
+        ParameterError,
+        "reference = '0.9'; expected a fraction of 1",
+    ),
     "history list": (lambda: plot.activity([]), TypeError, "history is a list"),
     "history lacks": (lambda: plot.activity({"epoch": [1]}), ParameterError, "no 'density'"),
     "history ragged": (lambda: plot.activity(history() | {"density": [[1], [1, 2]]}), ShapeError, "'density'"),

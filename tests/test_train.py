@@ -204,10 +204,10 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     assert_same_net(other, tiny.make_net())
     assert (tmp_path / "last.h5").read_bytes() == before
     io.save(tmp_path / "last.h5", tiny.make_net())
-    with pytest.raises(DataError, match=r"not a checkpoint of nsim\.fit"):
+    with pytest.raises(DataError, match=r"not a checkpoint of nsim\.fit; give another out=, or resume=False"):
         tiny.run(tmp_path)
     (tmp_path / "last.h5").write_bytes(before[:-7])
-    with pytest.raises(DataError, match="truncated or damaged"):
+    with pytest.raises(DataError, match=r"truncated or damaged .*; give another out=, or resume=False to overwrite"):
         tiny.run(tmp_path)
     _, result = tiny.run(tmp_path, net=net, resume=False, epochs=1)
     assert result.history["epoch"] == [0] and (tmp_path / "best.h5").exists()
@@ -253,6 +253,9 @@ def test_what_cannot_be_written_or_evaluated_is_refused_before_training(tmp_path
         ({"regularizers": [3]}, r"regularizers = \[3\]"),
         ({"callbacks": print}, "callbacks = .*expected a list"),
         ({"val": [1, 2]}, "val has no .batches"),
+        ({"transform": transforms.DropEvents}, r"transform is the class DropEvents; make one: DropEvents\(...\)"),
+        ({"transform": [tiny.drop_events, transforms.DropEvents]}, "transform is the class DropEvents"),
+        ({"val": tiny.Recordings}, "val is the class Recordings; make one"),
     ],
 )
 def test_bad_options(options, text, monkeypatch):
@@ -261,11 +264,17 @@ def test_bad_options(options, text, monkeypatch):
         tiny.run(**options)
 
 
+@pytest.mark.parametrize("value", [None, np.nan, -1.0, "1e-3"])
+def test_a_schedule_that_gives_no_learning_rate(tmp_path, value):
+    with pytest.raises(
+        ParameterError, match=f"schedule\\(1\\) gave {value!r}; expected .* after epoch 0; call fit again"
+    ):
+        tiny.run(tmp_path, schedule=lambda epoch: value if epoch else 1e-3)
+
+
 def test_bad_data_and_nets():
     with pytest.raises(DataError, match="no batch"):
         tiny.run(val=tiny.Recordings(0, seed=0), epochs=1)
-    with pytest.raises(ParameterError, match=r"put it into nn\.Sequential"):
-        tiny.run(net=nn.Dense(tiny.N_IN, tiny.CLASSES, LI()))
     with pytest.raises(ParameterError, match="does not have"):
         tiny.run(opt=optim.Adam(tiny.make_net().parameters()))
     with pytest.raises(ParameterError, match="sample 0 has label 7"):
@@ -325,20 +334,6 @@ def test_options_reach_the_data_and_modes_are_put_back():
     assert not net.training and not net[1].training
     tiny.run(net=net.train(), epochs=1)
     assert net.training
-
-
-def test_evaluate_counts(monkeypatch):
-    net, data = tiny.make_net(), tiny.Recordings(23, seed=7)
-    found = evaluate(net, data, batch=5, **SETTINGS)
-    ((spikes, labels),) = data.batches(23, **SETTINGS)
-    output, (hidden,) = net.eval()(spikes, hidden=True)
-    np.testing.assert_array_equal(found.predictions, output.data.argmax(axis=1))
-    np.testing.assert_array_equal(found.labels, labels)
-    assert found.accuracy == (found.predictions == labels).mean()
-    np.testing.assert_allclose(found.loss, losses.cross_entropy(output, labels).item(), rtol=1e-6)
-    assert found.confusion.sum() == 23 and np.trace(found.confusion) == (found.predictions == labels).sum()
-    assert found.confusion.shape == (4, 4) and found.confusion[labels[0], found.predictions[0]] > 0
-    np.testing.assert_allclose(found.spikes_per_neuron, [hidden.n_events / (23 * 10)])
 
 
 def test_outputs_at_every_step_and_spikes():

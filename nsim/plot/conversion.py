@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.checks import is_number
 from nsim.errors import ParameterError, ShapeError
 from nsim.plot.style import FAINT, check_labels, colour, open_axes
 
@@ -32,8 +33,8 @@ def accuracy_over_steps(logits, labels, ax=None, *, reference=None):
         If logits and labels do not fit, or reference is not between 0 and 1.
     """
     runs = logits if isinstance(logits, dict) else {None: logits}
-    if reference is not None and not 0 <= reference <= 1:
-        raise ParameterError(f"plot.accuracy_over_steps: reference = {reference}; expected a fraction of 1")
+    if reference is not None and not (is_number(reference) and 0 <= reference <= 1):
+        raise ParameterError(f"plot.accuracy_over_steps: reference = {reference!r}; expected a fraction of 1, or None")
     curves = {}
     for name, run in runs.items():
         run = np.asarray(run)

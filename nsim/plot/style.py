@@ -110,10 +110,12 @@ def check_neurons(function, neurons, n=None) -> list[int]:
     return chosen
 
 
-def check_names(function, names, count, what) -> list[str]:
-    """`names` as strings, one for each of `count`."""
+def check_names(function, names, count=None, what="") -> list[str]:
+    """`names` as strings, one for each of `count`, or any number of them."""
+    if not hasattr(names, "__iter__"):
+        raise TypeError(f"plot.{function}: got {names!r}; expected a list of names (str)")
     names = [str(name) for name in names]
-    if len(names) != count:
+    if count is not None and len(names) != count:
         raise ShapeError(f"plot.{function}: {len(names)} names for {count} {what}; give one for each")
     return names
 

@@ -128,7 +128,7 @@ def confusion(labels, predictions, ax=None, classes=None):
     labels = check_labels("confusion", labels, np.size(labels))
     predictions = check_labels("confusion", predictions, len(labels))
     lowest, highest = min(labels + predictions, default=0), max(labels + predictions, default=0)
-    titles = [str(k) for k in range(highest + 1)] if classes is None else [str(name) for name in classes]
+    titles = [str(k) for k in range(highest + 1)] if classes is None else check_names("confusion", classes)
     count = len(titles)
     if lowest < 0 or highest >= count:
         raise ParameterError(f"plot.confusion: class {lowest if lowest < 0 else highest}; expected 0 to {count - 1}")
@@ -172,7 +172,9 @@ def _curve(function, history, key, required, count=None):
     """One entry of the history as float64 [epochs]; None inside it, or where it may be missing, becomes NaN."""
     if key not in history and required:
         raise ParameterError(f"plot.{function}: the history has no {key!r}; it has {sorted(map(str, history))}")
-    values = history.get(key) or [None] * (count or 0)
+    values = history.get(key)
+    if values is None or len(values) == 0:
+        values = [None] * (count or 0)
     if count is not None and len(values) != count:
         raise ShapeError(f"plot.{function}: {key!r} has {len(values)} entries for {count} epochs")
     try:

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from nsim.datasets import SHD, EventData, Events
+from nsim.datasets import SHD, EventData, Events, ImageData, Normalize
 from nsim.datasets.transforms import DropEvents, PoolUnits
 from nsim.errors import DataError, EventError, EventWarning, ParameterError, ShapeError
 
@@ -139,6 +139,7 @@ def test_pooling_changes_n():
         ({"seed": None}, "seed = None"),
         ({"transform": "drop"}, "transform = 'drop'"),
         ({"transform": [DropEvents(0.1), 3]}, "transform = .*3"),
+        ({"transform": [PoolUnits]}, r"transform is the class PoolUnits; make one: PoolUnits\(...\)"),
         ({"batch": 100, "drop_last": True}, "has only 60 samples"),
     ],
 )
@@ -206,6 +207,42 @@ def test_subset_and_items():
         EventData(data.events._replace(units=data.events.units[:-1]), data.labels, name="wrong", classes="abcde")
     with pytest.raises(ParameterError, match="holds out 0 of 60 samples"):
         data.split(0.01)
+    for fraction in ("0.2", None, np.nan):
+        with pytest.raises(ParameterError, match=f"fraction {fraction!r}: expected a number"):
+            data.split(fraction)
+    for several in (slice(0, 2), [0, 1], 1.0, "0"):
+        with pytest.raises(ParameterError, match=r"expected one whole number; subset\(\[0, 1\]\) chooses several"):
+            data[several]
+
+
+@pytest.mark.parametrize("kind", ["events", "pictures"])
+@pytest.mark.parametrize(
+    "labels, error, words",
+    [
+        ([0, 1, 2.7, 1, 1], ParameterError, "own: sample 2 has label 2.7; expected 0 to 2, whole numbers"),
+        ([0, 1, 3, 1, -1], ParameterError, "own: sample 2 has label 3; expected 0 to 2"),
+        ([0, 1, 2, 1, -1], ParameterError, "own: sample 4 has label -1"),
+        ([0, 1, np.nan, 1, 1], ParameterError, "own: sample 2 has label nan"),
+        ([0, 1, 1e300, 1, 1], ParameterError, r"own: sample 2 has label 1e\+300"),
+        (np.eye(5), ShapeError, r"own: labels of shape \(5, 5\); .*one-hot rows, .argmax"),
+        ([0, None, 1, 2, 0], ParameterError, "own: labels such as None"),
+        (list("abcab"), ParameterError, "own: labels such as 'a'; expected whole numbers, 0 to 2"),
+        ([[0], [1, 2], [0], [1], [1]], ParameterError, r"own: labels such as \[0\]"),
+    ],
+)
+def test_labels_that_are_no_classes(kind, labels, error, words):
+    options = {"name": "own", "classes": "abc"}
+    with pytest.raises(error, match=words):
+        if kind == "events":
+            EventData(Events(np.arange(5), np.zeros(5, int), np.arange(6), (12,)), labels, **options)
+        else:
+            ImageData(np.zeros((5, 1, 2, 2), np.uint8), labels, normalize=Normalize((0,), (1,)), **options)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 2.0], np.array([0, 2], np.uint8), (0, np.int32(2))])
+def test_labels_of_any_type_of_number(labels):
+    data = EventData(Events(np.arange(2), np.zeros(2, int), np.arange(3), (1,)), labels, name="own", classes="abc")
+    assert data.labels.tolist() == [0, 2] and data.labels.dtype == np.int64
 
 
 def owned(times, units, starts, n=12):

@@ -44,6 +44,12 @@ def test_names_and_float32(tmp_path):
     assert names == ["yes", "no"] and arrays["times"][0] == 123456 and "speakers" not in arrays
 
 
+def test_whole_numbers_may_be_floats(tmp_path):
+    write_shd(tmp_path / "a.h5", [[0.5], []], [[5.0], []], [1.0, 0.0])
+    a = read(tmp_path / "a.h5")
+    assert a["units"].tolist() == [5] and a["labels"].tolist() == [1, 0]
+
+
 def foreign(path, **changed):
     """A file with one dataset replaced (or left out, where the value is None), without a fingerprint."""
     times = [np.array([0.1, 0.2], np.float16), np.array([0.3], np.float16)]
@@ -67,7 +73,7 @@ def foreign(path, **changed):
         ({"labels": np.array([0])}, "2 records of times, 2 of units, 1 labels"),
         ({"labels": np.array([0, 20])}, "sample 1 has label 20; expected 0 to 19"),
         ({"labels": np.array([0, -1])}, "sample 1 has label -1"),
-        ({"labels": np.array([0.0, 1.0])}, "'labels' has shape"),
+        ({"labels": np.array([0.5, 1.0])}, "'labels' has shape .* type float64; expected one of whole numbers"),
         ({"spikes/units": [np.array([1, 2]), np.array([700])]}, "sample 1 has an event of unit 700; expected 0 to 699"),
         ({"spikes/units": [np.array([-1, 2]), np.array([7])]}, "sample 0 has an event of unit -1"),
         ({"spikes/units": [np.array([1]), np.array([7])]}, "sample 0 has 2 times and 1 units"),
@@ -90,6 +96,9 @@ def test_unsorted_foreign_times_are_sorted(tmp_path):
 
 
 def test_truncated_and_other_files(shd_file, tmp_path):
+    for missing in (tmp_path / "missing.h5", tmp_path):
+        with pytest.raises(DataError, match=f"{missing}: no such file"):
+            read(missing)
     for name, content in (
         ("short.h5", shd_file.read_bytes()[:3000]),
         ("empty.h5", b""),
@@ -137,15 +146,25 @@ def test_a_crash_or_a_hang_of_the_library_is_an_error(shd_file, tmp_path, monkey
     [
         (([[0.1]], [[700]], [0]), "unit 700; expected 0 to 699"),
         (([[0.1]], [[1, 2]], [0]), "1 times and 2 units"),
-        (([[-0.1]], [[1]], [0]), "at -0.0999"),
+        (([[-0.1]], [[1]], [0]), "at -0.1 s"),
+        (
+            ([[0.1], [2e5, 3e5]], [[1], [1, 2]], [0, 1]),
+            r"sample 1 has an event at 200000.0 s; times are seconds \(of mic",
+        ),
+        (([[np.nan]], [[1]], [0]), "at nan s; times are seconds"),
+        (([[0.1, 0.2], [0.3]], [[1.5, 2], [3]], [0, 1]), "sample 0 has an event of unit 1.5; expected 0 to 699, whole"),
+        (([[0.1], [0.3]], [[1], [3]], [0, 1.7]), "sample 1 has label 1.7; .* whole numbers"),
+        (([[0.1]], [[1]], ["yes"]), "labels such as 'yes'; expected whole numbers"),
+        (([0.1, 0.2], [1, 2], [0, 1]), r"times of sample 0 have shape \(\) .*one array for each sample"),
+        (([["a"]], [[1]], [0]), "times of sample 0 have .* type <U1"),
         (([[0.1]], [[1]], [0, 1]), "1 times, 1 units, 2 labels"),
         (([], [], []), "0 times"),
-        (([[0.1]], [[1]], [70_000]), "label 70000; the format holds 0 to 65,535"),
+        (([[0.1]], [[1]], [70_000]), "sample 0 has label 70000; expected 0 to 65,535"),
     ],
 )
 def test_writing_checks_and_leaves_nothing(tmp_path, arguments, words):
     with pytest.raises(DataError, match=words):
         write_shd(tmp_path / "a.h5", *arguments)
-    with pytest.raises(DataError, match="speaker -1; the format holds 0 to 65,535"):
+    with pytest.raises(DataError, match="sample 0 has speaker -1; expected 0 to 65,535"):
         write_shd(tmp_path / "a.h5", [[0.1]], [[1]], [0], speakers=[-1])
     assert not list(tmp_path.iterdir())

@@ -3,13 +3,14 @@
 import gzip
 import math
 import struct
+import warnings
 
 import numpy as np
 import pytest
 
 from nsim.datasets import MNIST, FashionMNIST, first_spike, latency_events, latency_spikes
 from nsim.datasets.archives import read_idx
-from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
 from nsim.events import Spikes
 
 
@@ -50,8 +51,54 @@ def test_pictures_straight_to_spikes():
     for wrong in (images[0], images.astype(float), images[:0]):
         with pytest.raises(ShapeError, match=r"expected uint8 \[S, H, W\]"):
             latency_spikes(wrong, dt=1e-3, steps=40)
-    with pytest.raises(ParameterError, match="steps = 0"):
-        latency_spikes(images, dt=1e-3, steps=0)
+        with pytest.raises(ShapeError, match=r"latency_events: .* expected uint8 \[S, H, W\]"):
+            latency_events(wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tau": "20ms"},
+        {"tau": -1},
+        {"tau": 0.0},
+        {"tau": math.nan},
+        {"tau": 1000.0},
+        {"thr": 2},
+        {"thr": 0.0},
+        {"thr": 1.0},
+        {"thr": math.nan},
+        {"thr": None},
+    ],
+)
+def test_impossible_codes(idx_files, options):
+    folder, images, _ = idx_files
+    ((name, value),) = options.items()
+    for where, call in {
+        "latency_spikes": lambda: latency_spikes(images, dt=1e-3, steps=40, **options),
+        "latency_events": lambda: latency_events(images, **options),
+        "MNIST": lambda: MNIST("train", folder, **options),
+    }.items():
+        with pytest.raises(ParameterError, match=rf"^{where}: .*{name} = {value!r}"):
+            call()
+
+
+@pytest.mark.parametrize("steps", [0, 10.5, "10", None])
+def test_impossible_steps(steps):
+    with pytest.raises(ParameterError, match=f"latency_spikes: steps = {steps!r}: expected a whole number"):
+        latency_spikes(np.full((1, 2, 2), 255, np.uint8), dt=1e-3, steps=steps)
+
+
+def test_late_pixels_are_told():
+    images = np.array([[[0, 255, 52, 60]]], np.uint8)
+    times = latency_events(images).times
+    last = int(times.max()) // 1000
+    with pytest.warns(EventWarning, match=f"1 of 3 events lie at or after {last} steps .* steps >= {last + 1} to"):
+        assert latency_spikes(images, dt=1e-3, steps=last).n_events == 2
+    with pytest.warns(EventWarning, match="3 of 3 events .* or a shorter tau"):
+        assert latency_spikes(images, dt=1e-3, steps=100, tau=20.0).n_events == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert latency_spikes(images, dt=1e-3, steps=last + 1).n_events == 3
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
@@ -110,7 +157,6 @@ def test_pictures_and_labels_must_agree(idx_files):
             MNIST("train", folder)
 
 
-@pytest.mark.parametrize("options", [{"tau": 0.0}, {"tau": math.nan}, {"thr": 0.0}, {"thr": 1.0}, {"split": "valid"}])
-def test_impossible_options(idx_files, options):
-    with pytest.raises(ParameterError):
-        MNIST(**({"split": "train", "root": idx_files[0]} | options))
+def test_impossible_split():
+    with pytest.raises(ParameterError, match="MNIST: split = 'valid'"):
+        MNIST("valid")

@@ -1,0 +1,73 @@
+"""evaluate: its counts, and what it refuses together with fit before anything is computed."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from nsim import ann, convert, losses, nn, train
+from nsim.datasets import ImageData
+from nsim.datasets.pictures import UNIT
+from nsim.errors import DataError, ParameterError
+from nsim.evaluation import evaluate
+from nsim.neurons import LI
+from tests import tiny_training as tiny
+
+SETTINGS = {"dt": tiny.DT, "steps": tiny.STEPS}
+
+
+def test_evaluate_counts():
+    net, data = tiny.make_net(), tiny.Recordings(23, seed=7)
+    found = evaluate(net, data, batch=5, **SETTINGS)
+    ((spikes, labels),) = data.batches(23, **SETTINGS)
+    output, (hidden,) = net.eval()(spikes, hidden=True)
+    np.testing.assert_array_equal(found.predictions, output.data.argmax(axis=1))
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.accuracy == (found.predictions == labels).mean()
+    np.testing.assert_allclose(found.loss, losses.cross_entropy(output, labels).item(), rtol=1e-6)
+    assert found.confusion.sum() == 23 and np.trace(found.confusion) == (found.predictions == labels).sum()
+    assert found.confusion.shape == (4, 4) and found.confusion[labels[0], found.predictions[0]] > 0
+    np.testing.assert_allclose(found.spikes_per_neuron, [hidden.n_events / (23 * 10)])
+
+
+PICTURES = ImageData(np.zeros((3, 1, 2, 2), np.uint8), [0, 1, 2], name="own", classes="abc", normalize=UNIT)
+DENSE = nn.Dense(tiny.N_IN, tiny.CLASSES, LI())
+GRAPH = ann.Graph()
+CONVERTED = convert.SpikingNetwork.__new__(convert.SpikingNetwork)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"net": DENSE}, ParameterError, r"the net is a Dense; put it into nn\.Sequential"),
+        ({"net": [DENSE]}, ParameterError, r"the net is a list; put it into nn\.Sequential"),
+        ({"net": nn.Sequential}, ParameterError, r"net is the class Sequential; make one: Sequential\("),
+        ({"net": GRAPH}, ParameterError, r"the net is a Graph; .* nsim\.ann has a loop of its own: losses\."),
+        ({"net": CONVERTED}, ParameterError, r"is a SpikingNetwork; .*answers with predict\(images, steps\)"),
+        ({"net": None}, ParameterError, "the net is a NoneType; expected nn.Sequential"),
+        ({"data": PICTURES}, ParameterError, "data: the batches of ImageData take no dt: pictures"),
+        ({"data": tiny.Recordings}, ParameterError, "data is the class Recordings; make one"),
+        ({"data": [1, 2]}, ParameterError, "data has no .batches"),
+        ({"data": tiny.Recordings(0, seed=0)}, DataError, "data holds no sample, so there is no batch"),
+        ({"batch": "8"}, ParameterError, "batch = '8'"),
+        ({"steps": 2.5}, ParameterError, "steps = 2.5"),
+        ({"dt": "1ms"}, ParameterError, "dt = '1ms'"),
+        ({"loss": "mse"}, ParameterError, "loss = 'mse'; expected a function"),
+    ],
+)
+def test_what_fit_and_evaluate_both_refuse(call, given, error, text):
+    given = {"net": tiny.make_net(), "data": tiny.Recordings(4, seed=0), **SETTINGS} | given
+    with pytest.raises(error, match=text):
+        train.fit(**given, epochs=1, progress=False) if call == "fit" else evaluate(**given)
+
+
+@pytest.mark.parametrize("batch", [(np.zeros((2, 3, 4)), [0, 1]), np.zeros((2, 3, 4)), (1, 2, 3)])
+def test_own_data_whose_batches_are_no_spikes(batch):
+    class Own:
+        def batches(self, size, **options):
+            yield batch
+
+    for call in (evaluate, functools.partial(train.fit, epochs=1, progress=False)):
+        with pytest.raises(ParameterError, match=r"batches of Own gave .*; expected pairs \(Spikes, labels\)"):
+            call(tiny.make_net(), Own(), **SETTINGS)
