@@ -10,6 +10,7 @@ from nsim.convert.correct import MOST, corrections, enough
 from nsim.convert.lower import lower, pools
 from nsim.convert.network import SpikingNetwork
 from nsim.convert.neurons import Bistable, Code
+from nsim.convert.origin import Origin
 from nsim.errors import ParameterError
 
 
@@ -93,4 +94,5 @@ def _watched(parts, first):
 def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict, shifts=None, floors=None) -> SpikingNetwork:
     """The same from known thresholds {name of a ReLU or of a raised pool: float64 [1] or [C]}, shapes {name of a node:
     shape}, corrections of the biases {name of a ReLU: float64 [C]}, and floors {name of a raised pool: as scales}."""
-    return SpikingNetwork(lower(net, shapes, scales, floors or {}, neuron.staged), neuron, scales, shapes, shifts or {})
+    populations = lower(net, shapes, scales, floors or {}, neuron.staged)
+    return SpikingNetwork(populations, neuron, scales, shapes, shifts or {}, Origin.of(net))

@@ -10,6 +10,7 @@ import numpy as np
 from nsim.checks import is_number, is_whole
 from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
 from nsim.convert.neurons import Code
+from nsim.convert.origin import Origin
 from nsim.convert.simulate import Engine, Schedule, Workspace
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import threads
@@ -48,12 +49,15 @@ class SpikingNetwork:
     code : the neuron's code; thresholds : {name of a ReLU or of a raised pool: float64 [C] or [1]}
     populations : in the order in which they are computed; see `nsim.convert.lower.Population`
     shifts : {name of a ReLU: float64 [C]}, corrections of its bias, empty without `correct_bias`
+    origin : nsim.convert.origin.Origin, the network as it was when it was converted
     first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
     """
 
-    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict):
+    def __init__(
+        self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict, origin: Origin
+    ):  # fmt: skip
         self.populations, self.code, self.thresholds, self.shapes = populations, code, thresholds, shapes
-        self.shifts = shifts
+        self.shifts, self.origin = shifts, origin
         self.shape = _outside(next(iter(shapes.values())))
         self.engine = Engine(populations, code)
         self.first_answer = code.first_answer(populations[-1].depth)
