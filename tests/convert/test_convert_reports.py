@@ -82,6 +82,15 @@ def test_reports_refuse_another_network(make, text):
             call()
 
 
+@pytest.mark.parametrize("steps", ["40", None, 0, 2.5, np.nan])
+def test_reports_refuse_what_is_no_number_of_steps(steps):
+    net = network()
+    snn = convert.to_spiking(net, images())
+    for name, report in (("cost", convert.cost), ("error_split", convert.error_split)):
+        with pytest.raises(ParameterError, match=f"{name}: steps = {steps!r}; expected a whole number"):
+            report(net, snn, images(), steps)
+
+
 def test_reports_refuse_what_is_no_network():
     net = network()
     snn = convert.to_spiking(net, images())
