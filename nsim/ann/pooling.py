@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.ann.operation import Operation
+from nsim.ann.operation import Operation, flag
 from nsim.ann.windows import windows
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
@@ -48,7 +48,7 @@ class AvgPool(Pool):
 
     def __init__(self, kernel, *, stride=None, padding=0, count_padding=True):
         super().__init__(kernel, stride=stride, padding=padding)
-        self.count_padding = bool(count_padding)
+        self.count_padding = flag(self.where, "count_padding", count_padding)
 
     def options(self):
         return super().options() | {"count_padding": self.count_padding}
