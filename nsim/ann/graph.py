@@ -304,7 +304,7 @@ class Graph(Builder, State, Module):
     def __repr__(self):
         lines = (
             f"  {node.name}: {node.operation!r}({', '.join(i.name for i in node.inputs)}) -> {node.shape}\n"
-            for node in self
+            for node in (self if self._nodes else ())
         )
         return f"Graph(\n{''.join(lines)})"
 

@@ -88,9 +88,8 @@ def clip(item):
     lowest = item.get("min") if lowest is None else lowest
     highest = item.get("max") if highest is None else highest
     if lowest is None or np.any(lowest != 0):
-        why = (
-            f"an activation with {'no minimum' if lowest is None else f'minimum {np.ravel(lowest)[0]:g}'} instead of 0"
-        )
+        given = "no minimum" if lowest is None else f"minimum {np.ravel(lowest)[0]:g}"
+        why = f"an activation with {given} instead of 0"
     elif highest is not None and np.any(highest < np.finfo(np.float32).max):
         why = "an activation with an upper bound (ReLU6)"
     else:

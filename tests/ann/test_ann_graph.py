@@ -294,6 +294,7 @@ def test_mistakes_in_making_a_graph():
     for shape in ((3, 8), (3, 0, 8), (0,), (3, None, None), None, "3", (3, np.nan, 8), (3, (8, 8))):
         with pytest.raises(ParameterError, match="expected"):
             ann.Graph().input(shape)
+    assert repr(ann.Graph()) == "Graph(\n)"
     with pytest.raises(ParameterError, match="no nodes yet"):
         ann.Graph()(images())
 
