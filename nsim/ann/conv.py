@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann import parallel
-from nsim.ann.operation import UNSET, Weighted, channel_sums, count, flag, he_normal
+from nsim.ann.operation import UNSET, Weighted, channel_sums, count, he_normal
 from nsim.ann.windows import windows
-from nsim.checks import float_type, is_whole
+from nsim.checks import flag, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.jit import n_groups
 from nsim.tape import Tensor, record

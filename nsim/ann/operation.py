@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from nsim.ann import parallel
-from nsim.checks import float_type, is_finite, is_number, whole
+from nsim.checks import flag, float_type, is_finite, whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
 
@@ -69,13 +69,6 @@ def count(where, name, value) -> int:
     """A number of channels or neurons."""
     whole(where, **{name: (value, 1)})
     return int(value)
-
-
-def flag(where, name, value) -> bool:
-    """A switch, where an array or a word would be taken for True."""
-    if not (value is None or isinstance(value, (bool, np.bool_)) or (is_number(value) and value in (0, 1))):
-        raise ParameterError(f"{where}: {name} = {value!r:.60}: expected True or False")
-    return bool(value)
 
 
 UNSET = object()  # in the place of a generator of initial weights: zeros, for weights that are filled in at once

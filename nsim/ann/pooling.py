@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.ann.operation import Operation, flag
+from nsim.ann.operation import Operation
 from nsim.ann.windows import windows
+from nsim.checks import flag
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
 

@@ -18,8 +18,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, net: Graph) -> Origin:
-        arrays = {name: tensor.data for name, tensor in net.named_parameters().items()} | net.named_buffers()
-        return cls(net.describe(), {name: zlib.crc32(np.ascontiguousarray(a)) for name, a in arrays.items()})
+        return cls(net.describe(), {name: zlib.crc32(np.ascontiguousarray(a)) for name, a in net.arrays().items()})
 
     def differs(self, net: Graph) -> str:
         """In words what is different now; empty if this is the network as it was."""

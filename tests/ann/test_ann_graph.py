@@ -284,6 +284,9 @@ def test_mistakes_in_making_a_graph():
     for given in (3, "abc", (3, None, None)):
         with pytest.raises(ParameterError, match="shapes: image_shape = "):
             net.shapes(given)
+    for given in ("weights.npz", [1], None):
+        with pytest.raises(ParameterError, match=f"load_state_dict: a {type(given).__name__}; expected arrays by name"):
+            net.load_state_dict(given)
     with pytest.raises(DeviceError, match="computes on the CPU"):
         net.to("cuda")
     assert net.to("cpu") is net

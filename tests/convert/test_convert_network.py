@@ -127,12 +127,21 @@ def test_early_end_decides_at_the_first_clear_step():
     assert (later > expected).any() and (later[expected >= earliest] == expected[expected >= earliest]).all()
 
 
+def spoiled(value):
+    net = network()
+    net["conv2"].operation.weight.data[1, 2, 0, 0] = value
+    return net
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"neuron": 3}, "neuron = 3"), ({"percentile": 0}, "percentile = 0"), ({"percentile": 101}, "percentile = 101"),
         ({"net": 5}, "net is a int"), ({"net": ann.Graph(dtype=np.float64)}, "float64"),
         ({"percentile": True}, "percentile = True"), ({"percentile": "99"}, "percentile = '99'"),
+        ({"percentile": 0.999}, r"= 0\.999.*99\.9, not 0\.999"), ({"correct_bias": "no"}, "correct_bias = 'no'"),
+        ({"per_channel": "no"}, "per_channel = 'no'"), ({"per_channel": np.zeros(3)}, "per_channel = array"),
+        ({"net": spoiled(np.nan)}, "conv2.weight holds NaN"), ({"net": spoiled(np.inf)}, "conv2.weight holds NaN or"),
         ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
         ({"calibration": "images"}, "calibration is a str"),
         ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "never active on 2"),
@@ -169,6 +178,14 @@ def test_what_cannot_be_converted_is_named():
     net.linear(net.flatten(net.input((2, 8, 8))), 2)
     with pytest.raises(ParameterError, match="no ReLU"):
         convert.to_spiking(net, images())
+
+
+@pytest.mark.parametrize("given", [(images(), np.zeros(6)), [()], [[]], [None], list("ab"), images()[0, 0, 0]])
+def test_calibration_that_is_no_images_is_refused(given):
+    with pytest.raises(
+        ShapeError, match=r"calibration of shape \(.*: expected images \[batch, channels, height, width\]"
+    ):
+        convert.to_spiking(network(), given)
 
 
 @pytest.mark.parametrize(
