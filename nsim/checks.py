@@ -40,6 +40,13 @@ def no_class(where: str, **values):
             raise ParameterError(f"{where}: {name} is the class {value.__name__}; make one: {value.__name__}(...)")
 
 
+def flag(where: str, name: str, value) -> bool:
+    """A switch, True or False; 1, 0 and None pass for these, but no word or array: "no" would be taken for True."""
+    if not (value is None or isinstance(value, (bool, np.bool_)) or (is_number(value) and value in (0, 1))):
+        raise ParameterError(f"{where}: {name} = {value!r:.60}: expected True or False")
+    return bool(value)
+
+
 def real_array(value) -> np.ndarray | None:
     """A number, or an array of them, as a new float64 array; None for anything else."""
     try:

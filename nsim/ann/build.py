@@ -7,6 +7,7 @@ import math
 from nsim.ann.conv import Conv2d, IdentityShortcut
 from nsim.ann.operation import Add, BatchNorm, Flatten, Linear, ReLU
 from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
+from nsim.errors import ParameterError
 
 
 class Builder:
@@ -15,20 +16,24 @@ class Builder:
     def conv2d(self, x, out_channels, kernel, *, stride=1, padding=0, groups=1, bias=True, name=None):
         """See `Conv2d`."""
         options = {"stride": stride, "padding": padding, "groups": groups, "bias": bias}
-        return self.apply(Conv2d(x.shape[-1], out_channels, kernel, **options, **self._new), x, name=name)
+        channels = self._shape("conv2d", x)[-1]
+        return self.apply(Conv2d(channels, out_channels, kernel, **options, **self._new), x, name=name)
 
     def identity_shortcut(self, x, out_channels, *, stride=1, before=None, name=None):
         """See `IdentityShortcut`."""
-        made = IdentityShortcut(x.shape[-1], out_channels, stride=stride, before=before, dtype=self.dtype)
+        channels = self._shape("identity_shortcut", x)[-1]
+        made = IdentityShortcut(channels, out_channels, stride=stride, before=before, dtype=self.dtype)
         return self.apply(made, x, name=name)
 
     def linear(self, x, out_features, *, bias=True, name=None):
         """See `Linear`."""
-        return self.apply(Linear(math.prod(x.shape), out_features, bias=bias, **self._new), x, name=name)
+        features = math.prod(self._shape("linear", x))
+        return self.apply(Linear(features, out_features, bias=bias, **self._new), x, name=name)
 
     def batch_norm(self, x, *, eps=1e-5, momentum=0.1, name=None):
         """See `BatchNorm`."""
-        return self.apply(BatchNorm(x.shape[-1], eps=eps, momentum=momentum, dtype=self.dtype), x, name=name)
+        channels = self._shape("batch_norm", x)[-1]
+        return self.apply(BatchNorm(channels, eps=eps, momentum=momentum, dtype=self.dtype), x, name=name)
 
     def relu(self, x, *, name=None):
         """See `ReLU`."""
@@ -54,6 +59,12 @@ class Builder:
     def flatten(self, x, *, name=None):
         """See `Flatten`."""
         return self.apply(Flatten(), x, name=name)
+
+    def _shape(self, kind, x):
+        """Shape of what a new node reads, from which its numbers of channels follow."""
+        if not self._has(x):
+            raise ParameterError(f"{kind}: x = {x!r:.60}: expected a node of this graph; net[name] is one by its name")
+        return x.shape
 
     @property
     def _new(self):

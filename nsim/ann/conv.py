@@ -11,6 +11,7 @@ import numpy as np
 from nsim.ann import parallel
 from nsim.ann.operation import UNSET, Weighted, channel_sums, count, he_normal
 from nsim.ann.windows import windows
+from nsim.checks import flag, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.jit import n_groups
 from nsim.tape import Tensor, record
@@ -51,6 +52,7 @@ class Conv2d(Weighted):
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ParameterError(f"{where}: groups = {groups} must divide both numbers of channels")
         self.windows = windows(where, kernel, stride, padding)
+        bias, dtype = flag(where, "bias", bias), float_type(where, dtype)
         shape = (self.out_channels, self.in_channels // self.groups, *self.windows.kernel)
         self.weight = he_normal(rng, shape, np.prod(shape[1:]), dtype)
         self.bias = Tensor(np.zeros(self.out_channels, dtype), requires_grad=True) if bias else None
@@ -175,9 +177,11 @@ class IdentityShortcut(Conv2d):
         super().__init__(in_channels, out_channels, 1, stride=stride, bias=False, dtype=dtype, rng=UNSET)
         self.label = f"IdentityShortcut({in_channels}, {out_channels})"
         new = self.out_channels - self.in_channels
+        if new < 0:
+            raise ParameterError(f"{self.where}: out_channels must be at least in_channels: it adds channels of zeros")
+        if before is not None and not (is_whole(before) and 0 <= before <= new):
+            raise ParameterError(f"{self.where}: before = {before!r}: expected 0 to {new} channels of zeros")
         self.before = new // 2 if before is None else int(before)
-        if not 0 <= self.before <= new:
-            raise ParameterError(f"{self.where}: before = {before}: expected 0 to {new} channels of zeros")
         own = np.arange(self.in_channels)
         self.weight.data[own + self.before, own] = 1
         self.weight.requires_grad = False

@@ -23,6 +23,7 @@ from nsim.ann.conv import Conv2d, IdentityShortcut
 from nsim.ann.operation import Add, BatchNorm, Flatten, Input, Linear, Operation, ReLU
 from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
 from nsim.ann.state import State
+from nsim.checks import float_type, is_whole, real_array
 from nsim.errors import DeviceError, ParameterError, ShapeError
 from nsim.nn.connection import generator
 from nsim.nn.module import Module
@@ -71,9 +72,7 @@ class Graph(Builder, State, Module):
     def __init__(self, *, dtype=np.float32, seed=None):
         super().__init__()
         self.training = False
-        self.dtype, self.rng = np.dtype(dtype), generator(seed)
-        if self.dtype not in (np.float32, np.float64):
-            raise ParameterError(f"Graph: dtype = {self.dtype}; expected float32, or float64 for checks")
+        self.dtype, self.rng = float_type("Graph", dtype), generator(seed)
         self._nodes: dict[str, Node] = {}
         self._output = None
 
@@ -83,13 +82,16 @@ class Graph(Builder, State, Module):
         """The node of the images: shape (C, H, W), or (N,) for vectors. The first of a graph, and the only input."""
         if self._nodes:
             raise ParameterError(f"input: this graph has the input {next(iter(self._nodes))!r} already")
-        sizes = tuple(shape) if np.ndim(shape) else (shape,)
-        if len(sizes) not in (1, 3) or any(int(n) != n or n < 1 for n in sizes):
-            raise ParameterError(f"input: shape = {shape}: expected (channels, height, width) or (features,)")
-        return self.apply(Input(_channels_last(sizes)), name=name)
+        sizes = real_array(shape)
+        if sizes is None or sizes.shape not in ((), (1,), (3,)) or not all(is_whole(n) and n >= 1 for n in sizes.flat):
+            raise ParameterError(f"input: shape = {shape!r}: expected (channels, height, width) or (features,)")
+        return self.apply(Input(_channels_last(tuple(sizes.flat))), name=name)
 
     def apply(self, operation: Operation, *inputs: Node, name=None) -> Node:
         """A node that computes `operation` from `inputs`; without a name it gets one from the operation's kind."""
+        if not isinstance(operation, Operation):
+            way_out = f"made as {operation.__name__}(...)" if isinstance(operation, type) else "such as ann.ReLU()"
+            raise ParameterError(f"apply: operation = {operation!r:.60}: expected an operation, {way_out}")
         kind = type(operation).__name__.lower()
         name = self._free(kind) if name is None else str(name)
         if "/" in name:
@@ -98,9 +100,10 @@ class Graph(Builder, State, Module):
             raise ParameterError(f"{name}: this graph has a node of that name already: {self._nodes[name]}")
         if any(node.operation is operation for node in self._nodes.values()):
             raise ParameterError(f"{name}: {operation} is the operation of {operation.name} already; make another one")
-        foreign = [node for node in inputs if not isinstance(node, Node) or self._nodes.get(node.name) is not node]
-        if len(inputs) != operation.arity or foreign:
-            raise ParameterError(f"{name}: {kind} takes {operation.arity} nodes of this graph as inputs, not {inputs}")
+        if len(inputs) != operation.arity or not all(map(self._has, inputs)):
+            raise ParameterError(
+                f"{name}: {kind} takes {operation.arity} nodes of this graph as inputs, not {inputs!r:.200}"
+            )
         for key, tensor in operation.parameters().items():
             if tensor.dtype != self.dtype:
                 raise ParameterError(f"{name}: {key} has dtype {tensor.dtype}, this graph computes in {self.dtype}")
@@ -109,6 +112,10 @@ class Graph(Builder, State, Module):
         node = Node(name, operation, inputs, operation.out_shape(*(node.shape for node in inputs)))
         self._nodes[name] = self._output = node
         return node
+
+    def _has(self, node) -> bool:
+        """Whether this is a node, and one of this graph."""
+        return isinstance(node, Node) and self._nodes.get(node.name) is node
 
     def _free(self, kind):
         k = 1
@@ -127,8 +134,8 @@ class Graph(Builder, State, Module):
 
     @output.setter
     def output(self, node: Node):
-        if self._nodes.get(node.name) is not node:
-            raise ParameterError(f"output: {node} is not a node of this graph")
+        if not self._has(node):
+            raise ParameterError(f"output: {node!r:.60} is not a node of this graph; net[name] is one by its name")
         self._output = node
 
     @property
@@ -171,7 +178,12 @@ class Graph(Builder, State, Module):
         nodes = self.nodes
         if nodes[0].inputs or not isinstance(nodes[0].operation, Input):
             raise ParameterError("the output of this graph does not depend on its input")
-        sizes = nodes[0].shape if image_shape is None else _channels_last(tuple(image_shape))
+        if image_shape is None:
+            sizes = nodes[0].shape
+        elif np.ndim(image_shape) == 1 and all(map(is_whole, image_shape)):
+            sizes = _channels_last(tuple(image_shape))
+        else:
+            raise ParameterError(f"shapes: image_shape = {image_shape!r:.60}: expected (channels, height, width)")
         if len(sizes) != len(nodes[0].shape) or sizes[-1] != nodes[0].shape[-1]:
             given, own = (", ".join(map(str, _channels_first(s))) for s in (sizes, nodes[0].shape))
             raise ShapeError(f"images of shape [batch, {given}]: this network takes [batch, {own}]")
@@ -220,10 +232,14 @@ class Graph(Builder, State, Module):
         kept : {name: array [B, H, W, C] or [B, N]}
         """
         images = self._checked(images)
-        shapes, keep = self.shapes(images.shape[1:]), set(keep)
-        unknown = sorted(keep - shapes.keys())
+        shapes = self.shapes(images.shape[1:])
+        if not isinstance(keep, Iterable) or isinstance(keep, str):
+            raise ParameterError(f"keep = {keep!r:.60}: expected the names of nodes in a list or a set")
+        keep = list(keep)
+        unknown = [name for name in keep if not isinstance(name, str) or name not in shapes]
         if unknown:
-            raise ParameterError(f"keep: no nodes {unknown}; this network computes {', '.join(shapes)}")
+            raise ParameterError(f"keep: no names of nodes, {unknown}; this network computes {', '.join(shapes)}")
+        keep = set(keep)
         wanted = keep | {self.output.name}
         found = {name: np.empty((len(images), *shapes[name]), self.dtype) for name in wanted}
         largest = max(int(np.prod(shape)) for shape in shapes.values()) * self.dtype.itemsize
@@ -288,7 +304,7 @@ class Graph(Builder, State, Module):
     def __repr__(self):
         lines = (
             f"  {node.name}: {node.operation!r}({', '.join(i.name for i in node.inputs)}) -> {node.shape}\n"
-            for node in self
+            for node in (self if self._nodes else ())
         )
         return f"Graph(\n{''.join(lines)})"
 

@@ -6,12 +6,14 @@ The package `onnx` is imported here alone, and only when a file is read.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from nsim.ann.graph import Graph, Node
 from nsim.ann.onnx_nodes import NODES
+from nsim.checks import float_type, is_whole, real_array
 from nsim.errors import DataError, MissingPackageError, NsimError, ParameterError
 
 DOMAINS = ("", "ai.onnx")
@@ -44,10 +46,13 @@ def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph
     ------
     MissingPackageError
         If the package onnx is not installed.
+    ParameterError
+        If an option has an impossible value, or does not fit the file.
     DataError
         If the file is missing, damaged, or holds something that has no counterpart here; the message names the node
         and says what can be done.
     """
+    dtype, input_shape = _options(path, input_shape, output, dtype)
     onnx = _package()
     try:
         model = onnx.load(str(path))
@@ -57,9 +62,31 @@ def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph
         raise DataError(f"{path}: cannot be read: {error}") from error
     except Exception as error:  # what a damaged file makes the parser raise is not its to promise
         raise DataError(f"{path}: damaged or no ONNX file: {type(error).__name__}: {error!s:.200}") from error
-    reader = Reader(path, model, np.dtype(dtype))
+    if not (model.graph.node or model.graph.output):
+        raise DataError(f"{path}: holds no network: the file is empty or no ONNX file")
+    reader = Reader(path, model, dtype)
     with _placed(path, path):
         return reader.read(input_shape, output)
+
+
+def _options(path, input_shape, output, dtype):
+    """The number type and the shape of an image, checked before the file is read."""
+    if not isinstance(path, (str, PathLike)):
+        raise ParameterError(
+            f"from_onnx: path is a {type(path).__name__}; expected the path of a .onnx file (onnx.save writes a model)"
+        )
+    if not (output is None or isinstance(output, str)):
+        raise ParameterError(f"from_onnx: output = {output!r:.60}: expected the name of a value in the file")
+    dtype = float_type("from_onnx", dtype)
+    if input_shape is None:
+        return dtype, None
+    sizes = real_array(input_shape)
+    if sizes is None or sizes.ndim != 1 or not all(is_whole(n) and n >= 1 for n in sizes):
+        raise ParameterError(
+            f"from_onnx: input_shape = {input_shape!r}: expected (channels, height, width) or (features,), without the "
+            "batch"
+        )
+    return dtype, tuple(int(n) for n in sizes)
 
 
 def _package():
@@ -167,7 +194,7 @@ class Reader:
                 raise DataError(f"{self.path}: leaves the size of its input open, {sizes}; give input_shape=")
         fixed = [(n, m) for n, m in zip(sizes[1:], shape, strict=False) if isinstance(n, int)]
         if len(shape) + 1 != len(sizes) or any(n != m for n, m in fixed):
-            raise ParameterError(f"{self.path}: input_shape = {shape}; the file's input is {sizes}")
+            raise ParameterError(f"{self.path}: input_shape = {shape}; the file's input is {sizes}, the batch first")
         self.values[inputs[0].name] = self.graph.input(shape, name=inputs[0].name.replace("/", "."))
 
     def _translate(self, item):

@@ -87,11 +87,14 @@ def clip(item):
     lowest, highest = (item.constant(k, what, needed=False) for k, what in ((1, "minimum"), (2, "maximum")))
     lowest = item.get("min") if lowest is None else lowest
     highest = item.get("max") if highest is None else highest
-    if lowest is not None and np.all(lowest == 0) and (highest is None or np.all(highest >= np.finfo(np.float32).max)):
+    if lowest is None or np.any(lowest != 0):
+        given = "no minimum" if lowest is None else f"minimum {np.ravel(lowest)[0]:g}"
+        why = f"an activation with {given} instead of 0"
+    elif highest is not None and np.any(highest < np.finfo(np.float32).max):
+        why = "an activation with an upper bound (ReLU6)"
+    else:
         return relu(item)
-    raise item.refused(
-        "an activation with an upper bound (ReLU6); only Relu is supported", "train the network with ReLU instead"
-    )
+    raise item.refused(f"{why}; only Relu is supported", "train the network with ReLU instead")
 
 
 def maximum(item):

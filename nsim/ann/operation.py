@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from nsim.ann import parallel
+from nsim.checks import flag, float_type, is_finite, whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
 
@@ -66,8 +67,7 @@ class Weighted(Operation):
 
 def count(where, name, value) -> int:
     """A number of channels or neurons."""
-    if int(value) != value or value < 1:
-        raise ParameterError(f"{where}: {name} = {value}: expected a whole number of at least 1")
+    whole(where, **{name: (value, 1)})
     return int(value)
 
 
@@ -138,6 +138,7 @@ class Linear(Weighted):
         self.label = f"Linear({in_features}, {out_features})"
         self.in_features = count(self.where, "in_features", in_features)
         self.out_features = count(self.where, "out_features", out_features)
+        bias, dtype = flag(self.where, "bias", bias), float_type(self.where, dtype)
         self.weight = he_normal(rng, (self.out_features, self.in_features), self.in_features, dtype)
         self.bias = Tensor(np.zeros(self.out_features, dtype), requires_grad=True) if bias else None
 
@@ -204,9 +205,12 @@ class BatchNorm(Weighted):
 
     def __init__(self, channels, *, eps=1e-5, momentum=0.1, dtype=np.float32):
         self.label = f"BatchNorm({channels})"
-        self.channels, self.eps, self.momentum = count(self.where, "channels", channels), float(eps), float(momentum)
-        if not (self.eps > 0 and 0 <= self.momentum <= 1):
-            raise ParameterError(f"{self.where}: eps = {eps}, momentum = {momentum}; expected eps > 0, momentum 0 to 1")
+        self.channels, dtype = count(self.where, "channels", channels), float_type(self.where, dtype)
+        if not (is_finite(eps) and is_finite(momentum) and eps > 0 and 0 <= momentum <= 1):
+            raise ParameterError(
+                f"{self.where}: eps = {eps!r}, momentum = {momentum!r}; expected eps > 0, momentum 0 to 1"
+            )
+        self.eps, self.momentum = float(eps), float(momentum)
         self.weight = Tensor(np.ones(self.channels, dtype), requires_grad=True)
         self.bias = Tensor(np.zeros(self.channels, dtype), requires_grad=True)
         self.running_mean, self.running_var = np.zeros(self.channels, dtype), np.ones(self.channels, dtype)

@@ -6,6 +6,7 @@ import numpy as np
 
 from nsim.ann.operation import Operation
 from nsim.ann.windows import windows
+from nsim.checks import flag
 from nsim.errors import ParameterError, ShapeError
 from nsim.tape import Tensor, record
 
@@ -48,7 +49,7 @@ class AvgPool(Pool):
 
     def __init__(self, kernel, *, stride=None, padding=0, count_padding=True):
         super().__init__(kernel, stride=stride, padding=padding)
-        self.count_padding = bool(count_padding)
+        self.count_padding = flag(self.where, "count_padding", count_padding)
 
     def options(self):
         return super().options() | {"count_padding": self.count_padding}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from nsim.errors import ParameterError, ShapeError
@@ -17,12 +19,13 @@ class State:
         """Running statistics by name."""
         return {f"{node.name}.{key}": a for node in self for key, a in node.operation.buffers().items()}
 
-    def _arrays(self):
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All parameters and running statistics by name, as the network computes with them; `state_dict` copies."""
         return {name: tensor.data for name, tensor in self.named_parameters().items()} | self.named_buffers()
 
     def state_dict(self):
         """Copies of all parameters and running statistics by name: <node>.weight, <node>.running_mean, ..."""
-        return {name: a.copy() for name, a in self._arrays().items()}
+        return {name: a.copy() for name, a in self.arrays().items()}
 
     def load_state_dict(self, values: dict):
         """Set all parameters and running statistics.
@@ -34,7 +37,11 @@ class State:
         ParameterError, ShapeError
             If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
         """
-        own = self._arrays()
+        if not isinstance(values, Mapping):
+            raise ParameterError(
+                f"load_state_dict: a {type(values).__name__}; expected arrays by name, as nsim.read_weights gives them"
+            )
+        own = self.arrays()
         counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
         arrays = {name: np.asarray(value) for name, value in values.items() if name not in counters}
         missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())

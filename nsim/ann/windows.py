@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nsim.checks import is_whole
 from nsim.errors import ParameterError, ShapeError
 
 
@@ -65,6 +66,11 @@ def windows(where, kernel, stride, padding) -> Windows:
 
     Raises ParameterError, named by `where`, for anything else, kernels or strides below 1 and negative padding.
     """
+    if isinstance(padding, str):
+        raise ParameterError(
+            f"{where}: padding = {padding!r}: expected whole numbers; kernel // 2 keeps the size of pictures, if the "
+            "kernel is odd and the stride 1"
+        )
     sides = padding
     if not (isinstance(padding, (tuple, list)) and all(isinstance(side, (tuple, list)) for side in padding)):
         sides = [(side, side) for side in _pair(where, "padding", padding, 0)]
@@ -75,12 +81,12 @@ def windows(where, kernel, stride, padding) -> Windows:
 def _pair(where, name, value, least) -> tuple[int, int]:
     """A whole number twice, or a pair of them as it is, each at least `least`."""
     values = _two(where, name, value if isinstance(value, (tuple, list)) else (value, value))
-    if any(isinstance(v, (tuple, list)) or int(v) != v or v < least for v in values):
-        raise ParameterError(f"{where}: {name} = {value}: expected whole numbers of at least {least}")
+    if not all(is_whole(v) and v >= least for v in values):
+        raise ParameterError(f"{where}: {name} = {value!r}: expected whole numbers of at least {least}")
     return tuple(int(v) for v in values)
 
 
 def _two(where, name, value):
     if len(value) != 2:
-        raise ParameterError(f"{where}: {name} = {value}: expected a whole number or a pair (height, width)")
+        raise ParameterError(f"{where}: {name} = {value!r}: expected a whole number or a pair (height, width)")
     return value

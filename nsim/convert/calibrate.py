@@ -89,12 +89,19 @@ def batches(calibration) -> Iterable[np.ndarray]:
         return (calibration[k : k + BATCH] for k in range(0, len(calibration), BATCH))
     if not isinstance(calibration, Iterable) or isinstance(calibration, (str, bytes)):
         raise ParameterError(f"calibration is a {type(calibration).__name__}; expected an array or batches of images")
-    return (_images(np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)) for batch in calibration)
+    return (_images(np.asarray(_first(batch))) for batch in calibration)
+
+
+def _first(batch):
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def _images(batch):
     if batch.ndim < 2 or len(batch) == 0:
-        raise ShapeError(f"calibration of shape {batch.shape}: expected images [batch, channels, height, width]")
+        raise ShapeError(
+            f"calibration of shape {batch.shape}: expected images [batch, channels, height, width] or batches of them, "
+            "and of one pair (images, labels) the images alone"
+        )
     return batch
 
 
@@ -111,10 +118,12 @@ def thresholds(
     Raises
     ------
     ParameterError
-        If percentile is not above 0 and at most 100, there are no images, or a whole layer was never active.
+        If percentile is not above 1 and at most 100, there are no images, or a whole layer was never active.
     """
-    if percentile is not None and not (is_number(percentile) and 0 < percentile <= 100):
-        raise ParameterError(f"percentile = {percentile!r}; expected a number above 0, at most 100 (the maximum)")
+    if percentile is not None and not (is_number(percentile) and 1 < percentile <= 100):
+        raise ParameterError(
+            f"percentile = {percentile!r}; expected a number above 1, at most 100 (the maximum): 99.9, not 0.999"
+        )
     raised, cuts = set(raised), CHANNEL_PARTS if per_channel else PARTS
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]
     found, below = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann.graph import Graph
+from nsim.checks import all_finite, flag
 from nsim.convert.calibrate import batches, thresholds
 from nsim.convert.correct import MOST, corrections, enough
 from nsim.convert.lower import lower, pools
 from nsim.convert.network import SpikingNetwork
 from nsim.convert.neurons import Bistable, Code
+from nsim.convert.origin import Origin
 from nsim.errors import ParameterError
 
 
@@ -63,6 +65,11 @@ def to_spiking(
         raise ParameterError(f"to_spiking: net is a {type(net).__name__}; expected an nsim.ann.Graph")
     if net.dtype != np.float32:
         raise ParameterError(f"to_spiking: this network computes in {net.dtype}; spiking ones in float32")
+    per_channel = flag("to_spiking", "per_channel", per_channel)
+    correct_bias = flag("to_spiking", "correct_bias", correct_bias)
+    for name, array in net.arrays().items():
+        if not all_finite(array):
+            raise ParameterError(f"to_spiking: {name} holds NaN or infinity; load or train the network anew")
     if correct_bias and not neuron.staged:
         raise ParameterError(
             f"to_spiking: correct_bias is for convert.Bistable; how {neuron} rounds depends on the steps"
@@ -93,4 +100,5 @@ def _watched(parts, first):
 def assemble(net: Graph, neuron: Code, scales: dict, shapes: dict, shifts=None, floors=None) -> SpikingNetwork:
     """The same from known thresholds {name of a ReLU or of a raised pool: float64 [1] or [C]}, shapes {name of a node:
     shape}, corrections of the biases {name of a ReLU: float64 [C]}, and floors {name of a raised pool: as scales}."""
-    return SpikingNetwork(lower(net, shapes, scales, floors or {}, neuron.staged), neuron, scales, shapes, shifts or {})
+    populations = lower(net, shapes, scales, floors or {}, neuron.staged)
+    return SpikingNetwork(populations, neuron, scales, shapes, shifts or {}, Origin.of(net))

@@ -10,6 +10,7 @@ import numpy as np
 from nsim.checks import is_number, is_whole
 from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
 from nsim.convert.neurons import Code
+from nsim.convert.origin import Origin
 from nsim.convert.simulate import Engine, Schedule, Workspace
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels import threads
@@ -48,12 +49,15 @@ class SpikingNetwork:
     code : the neuron's code; thresholds : {name of a ReLU or of a raised pool: float64 [C] or [1]}
     populations : in the order in which they are computed; see `nsim.convert.lower.Population`
     shifts : {name of a ReLU: float64 [C]}, corrections of its bias, empty without `correct_bias`
+    origin : nsim.convert.origin.Origin, the network as it was when it was converted
     first_answer : int, steps until the first complete readout: (n + 1) K for n layers of bistable neurons
     """
 
-    def __init__(self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict):
+    def __init__(
+        self, populations: list[Population], code: Code, thresholds: dict, shapes: dict, shifts: dict, origin: Origin
+    ):  # fmt: skip
         self.populations, self.code, self.thresholds, self.shapes = populations, code, thresholds, shapes
-        self.shifts = shifts
+        self.shifts, self.origin = shifts, origin
         self.shape = _outside(next(iter(shapes.values())))
         self.engine = Engine(populations, code)
         self.first_answer = code.first_answer(populations[-1].depth)
@@ -103,7 +107,8 @@ class SpikingNetwork:
         ShapeError, ParameterError
             If the images do not fit the network, or steps is not a whole number of at least 1.
         """
-        images, schedule = self._checked(images), Schedule(self.code, self.populations, _whole(steps))
+        images, steps = self._checked(images), whole_steps("steps", steps)
+        schedule = Schedule(self.code, self.populations, steps)
         out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
 
         def visit(sample, came, space, first, last):
@@ -114,7 +119,9 @@ class SpikingNetwork:
             out[sample] = _read(out[sample], schedule.ends)
         return self._logits(out)
 
-    def predict(self, images, steps: int, *, margin: float | None = None, every: int = 4) -> Prediction:
+    def predict(
+        self, images, steps: int, *, margin: float | None = None, every: int = 4, earliest: int = 1
+    ) -> Prediction:
         """Classes, with an early end for images whose decision is clear.
 
         Parameters
@@ -122,25 +129,33 @@ class SpikingNetwork:
         images, steps : see `__call__`
         margin : float, optional
             An image is decided at the first step after which the largest readout leads the second by at least this
-            much, and is simulated no further; else at the last step. Choose it on calibration data.
+            much, and is simulated no further; else at the last step. Choose it on calibration data, with `earliest`.
         every : int
             Steps between two looks at whether an image can end; whole cycles.
+        earliest : int
+            First step after which an image may be decided. The readout of rate codes (`IF`, `Phase`) is a mean over the
+            steps so far: over few of them one class leads by chance, and by more in deeper networks, where a margin
+            without `earliest` decides wrongly or ends hardly anything.
 
         Raises
         ------
         ParameterError
-            If the readout is no vector of at least 2 classes, margin or every is not positive, or steps is below
-            `first_answer`.
+            If the readout is no vector of at least 2 classes, margin, every or earliest is not positive, or steps is
+            below `first_answer` or `earliest`.
         """
-        images, last_step = self._checked(images), _whole(steps)
+        images, steps = self._checked(images), whole_steps("predict: steps", steps)
+        every, earliest = whole_steps("predict: every", every), whole_steps("predict: earliest", earliest)
         classes = self.populations[-1].size
         if len(self.populations[-1].shape) != 1 or classes < 2:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
         if margin is not None and not (is_number(margin) and margin > 0):
             raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
-        if last_step < self.first_answer:
+        if steps < self.first_answer:
             raise ParameterError(f"predict: steps = {steps}; the first complete answer comes after {self.first_answer}")
-        schedule = Schedule(self.code, self.populations, last_step, every=None if margin is None else _whole(every))
+        if steps < earliest:
+            raise ParameterError(f"predict: earliest = {earliest}; the run ends before, after steps = {steps}")
+        schedule = Schedule(self.code, self.populations, steps, every=None if margin is None else every)
+        may_end = (schedule.ends.cumsum() > 0) & (np.arange(1, steps + 1) >= earliest)
         came = {}  # of the images that are under way
         found = Prediction(np.zeros(len(images), np.int64), np.full(len(images), steps, np.int64))
 
@@ -152,9 +167,7 @@ class SpikingNetwork:
             decided = last
             if margin is not None:
                 top = np.partition(readout[first:], -2, axis=1)[:, -2:]
-                clear = np.flatnonzero(
-                    schedule.ends[:last].cumsum()[first:].astype(bool) & (top[:, 1] - top[:, 0] >= margin)
-                )
+                clear = np.flatnonzero(may_end[first:last] & (top[:, 1] - top[:, 0] >= margin))
                 if len(clear) == 0 and last < steps:
                     return False
                 decided = first + clear[0] + 1 if len(clear) else last
@@ -205,7 +218,8 @@ class SpikingNetwork:
 
         The value of a layer is the mean over its complete stages.
         """
-        images, schedule = self._checked(images), Schedule(self.code, self.populations, _whole(steps))
+        images, steps = self._checked(images), whole_steps("steps", steps)
+        schedule = Schedule(self.code, self.populations, steps)
         sending = [p for p in self.populations if p.kind in ("neuron", "relay", "pool")]
         values = {p: np.zeros((len(images), p.size)) for p in sending}
         spikes = {p: np.zeros(len(images), np.int64) for p in sending}
@@ -309,10 +323,11 @@ def _outside(shape):
     return tuple(shape) if len(shape) == 1 else (shape[2], *shape[:2])
 
 
-def _whole(steps):
-    if not (is_whole(steps) and steps >= 1):
-        raise ParameterError(f"steps = {steps!r}; expected a whole number of at least 1")
-    return int(steps)
+def whole_steps(name: str, value) -> int:
+    """A number of steps as an int; ParameterError, with its name, for anything else."""
+    if not (is_whole(value) and value >= 1):
+        raise ParameterError(f"{name} = {value!r}; expected a whole number of at least 1")
+    return int(value)
 
 
 def _read(came, ends):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import is_number, is_whole
+from nsim.checks import flag, is_number, is_whole
 from nsim.errors import ParameterError
 from nsim.kernels.convert import Steps
 
@@ -128,7 +128,7 @@ class Bistable(Code):
     staged = True
 
     def __init__(self, phases=4, *, pipelined=False, burst=1):
-        self.phases, self.pipelined = _phases("Bistable", phases), bool(pipelined)
+        self.phases, self.pipelined = _phases("Bistable", phases), flag("convert.Bistable", "pipelined", pipelined)
         self.burst = _burst("Bistable", burst)
 
     @property
@@ -191,7 +191,7 @@ class IF(Code):
         value = {"half": 0.5, "zero": 0.0}.get(v_init, v_init) if isinstance(v_init, str) else v_init
         if not (is_number(value) and 0 <= value <= 1):
             raise ParameterError(f'convert.IF: v_init = {v_init!r}; expected "half", "zero" or a number from 0 to 1')
-        self.v_init, self.signed, self.burst = float(value), bool(signed), _burst("IF", burst)
+        self.v_init, self.signed, self.burst = float(value), flag("convert.IF", "signed", signed), _burst("IF", burst)
 
     def steps(self, total, depth, stream=None):
         first = np.arange(total) == 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from nsim import ann
 from nsim.ann.graph import Graph
-from nsim.convert.network import SpikingNetwork
+from nsim.convert.network import SpikingNetwork, whole_steps
 from nsim.errors import ParameterError
 
 FOLDED = {
@@ -38,7 +38,7 @@ def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
     Raises
     ------
     ParameterError
-        If `snn` was made from another network.
+        If `snn` was made from another network, or from this one before its weights changed.
     """
     _check(net, snn, "coverage")
     made = {p.name: p for p in snn.populations if p.kind in ("neuron", "pool", "relay")}
@@ -58,8 +58,11 @@ def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
 
 
 def _check(net, snn, what):
-    if net.shapes(snn.shape) != snn.shapes:
-        raise ParameterError(f"{what}: this is not the network that was converted: its nodes or their shapes differ")
+    if not (isinstance(net, Graph) and isinstance(snn, SpikingNetwork)):
+        given = " and ".join(type(value).__name__ for value in (net, snn))
+        raise ParameterError(f"{what}: of {given}; expected an nsim.ann.Graph, then what to_spiking made of it")
+    if difference := snn.origin.differs(net):
+        raise ParameterError(f"{what}: this is not the network that was converted: {difference}")
 
 
 def _words(snn, p):
@@ -125,9 +128,11 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
     Raises
     ------
     ParameterError
-        If steps is below `snn.first_answer`, or `snn` was made from another network.
+        If steps is below `snn.first_answer`, or `snn` was made from another network, or from this one before its
+        weights changed.
     """
     _check(net, snn, "error_split")
+    steps = whole_steps("error_split: steps", steps)
     if steps < snn.first_answer:
         raise ParameterError(f"error_split: steps = {steps}; the first complete answer comes after {snn.first_answer}")
     layers = [p for p in snn.populations if p.kind == "neuron"]
@@ -170,9 +175,10 @@ def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
     Raises
     ------
     ParameterError
-        If `snn` was made from another network.
+        If `snn` was made from another network, or from this one before its weights changed.
     """
     _check(net, snn, "cost")
+    steps = whole_steps("cost: steps", steps)
     found = snn.activity(images, steps)
     none = np.zeros(1)
     by_layer = {name: (found.spikes.get(name, none).mean(), found.synapses[name].mean()) for name in found.synapses}

@@ -262,17 +262,42 @@ def test_mistakes_in_making_a_graph():
         net["relu9"]
     with pytest.raises(ParameterError, match="is not a node of this graph"):
         net.output = small()["fc"]
-    with pytest.raises(ParameterError, match=r"keep: no nodes \['nowhere'\]"):
+    with pytest.raises(ParameterError, match=r"keep: no names of nodes, \['nowhere'\]"):
         net.forward(images(), keep=["nowhere"])
+    with pytest.raises(ParameterError, match=r"keep: no names of nodes, \[Node.*; this network computes input, conv1"):
+        net.forward(images(), keep=[net["relu1"], net["relu2"]])
+    for keep in ("relu1", net["relu1"], None):
+        with pytest.raises(ParameterError, match=r"keep = .*: expected the names of nodes in a list or a set"):
+            net.forward(images(), keep=keep)
+    for given in ("relu1", None):
+        with pytest.raises(ParameterError, match=f"output: {given!r} is not a node of this graph; net.name. is one"):
+            net.output = given
+    with pytest.raises(ParameterError, match="expected an operation, made as ReLU"):
+        net.apply(ann.ReLU, net["add"])
+    with pytest.raises(ParameterError, match="operation = 'relu': expected an operation, such as"):
+        net.apply("relu", net["add"])
+    makers = ((net.conv2d, (16, 3)), (net.linear, (4,)), (net.identity_shortcut, (4,)), (net.batch_norm, ()))
+    for given in ("input", 3, None, small()["input"]):  # 3: in the order of torch
+        for make, options in makers:
+            with pytest.raises(ParameterError, match=f"{make.__name__}: x = .*: expected a node of this graph"):
+                make(given, *options)
+    for given in (3, "abc", (3, None, None)):
+        with pytest.raises(ParameterError, match="shapes: image_shape = "):
+            net.shapes(given)
+    for given in ("weights.npz", [1], None):
+        with pytest.raises(ParameterError, match=f"load_state_dict: a {type(given).__name__}; expected arrays by name"):
+            net.load_state_dict(given)
     with pytest.raises(DeviceError, match="computes on the CPU"):
         net.to("cuda")
     assert net.to("cpu") is net
     assert [node.name for node in net] == [node.name for node in small()], "what was refused left nothing behind"
-    with pytest.raises(ParameterError, match="dtype = float16"):
-        ann.Graph(dtype=np.float16)
-    for shape in ((3, 8), (3, 0, 8), (0,)):
+    for dtype in (np.float16, "flaot32", None, int):
+        with pytest.raises(ParameterError, match=r"Graph: dtype = .*expected np\.float32"):
+            ann.Graph(dtype=dtype)
+    for shape in ((3, 8), (3, 0, 8), (0,), (3, None, None), None, "3", (3, np.nan, 8), (3, (8, 8))):
         with pytest.raises(ParameterError, match="expected"):
             ann.Graph().input(shape)
+    assert repr(ann.Graph()) == "Graph(\n)"
     with pytest.raises(ParameterError, match="no nodes yet"):
         ann.Graph()(images())
 

@@ -219,11 +219,13 @@ WRONG = {
     "matmul of two": ([node("MatMul", "x", "x")], {}, "computed from the images"),
     "training": ([node("BatchNormalization", "x", *"scmv", training_mode=1)], NORM, "export after eval"),
     "variance": ([node("BatchNormalization", "x", *"scmv")], NORM | {"v": weight(4)}, "variance, expected"),
-    "clip from below zero": ([node("Clip", "x", "low")], {"low": np.float32(-1)}, "with an upper bound"),
+    "clip from below zero": ([node("Clip", "x", "low")], {"low": np.float32(-1)}, "minimum -1 instead of 0; only Relu"),
+    "clip from above zero": ([node("Clip", "x", "low")], {"low": np.float32(0.1)}, r"minimum 0\.1 instead of 0"),
+    "clip from above alone": ([node("Clip", "x", "", "top")], {"top": np.float32(6)}, "no minimum instead of 0"),
     "a bias after a shortcut": (
         [node("Pad", "x", "n", out="h"), node("Add", "h", "b")], PAD | {"b": weight(6, 1, 1)}, "adds",
     ),
-    "clip": ([node("Clip", "x", "low", "high")], {"low": weight(), "high": weight()}, "with an upper bound"),
+    "clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(1)}, "an upper bound"),
     "ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, "ceil_mode = 1"),
     "large kernel": ([node("MaxPool", "x", kernel_shape=[9, 9])], {}, "9 x 9 does not fit into a picture of 5 x 7"),
     "mean over channels": ([node("ReduceMean", "x", "a")], {"a": ints(1)}, r"over axes \[1\]"),
@@ -342,9 +344,9 @@ def test_files_that_are_not_right(tmp_path):
     with pytest.raises(DataError, match=r"bad.onnx: cannot be read"):
         ann.from_onnx(path)
     whole = (DATA / "residual_b.onnx").read_bytes()
-    for content in (b"not an ONNX file", whole[: len(whole) // 2], b""):
+    for content, words in ((b"not an ONNX file", ""), (whole[: len(whole) // 2], ""), (b"", ".*holds no network")):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"bad\.onnx"):
+        with pytest.raises(DataError, match=rf"bad\.onnx{words}"):
             ann.from_onnx(path)
 
 
@@ -364,6 +366,24 @@ def test_damage_anywhere_is_a_clear_error_or_another_graph(name, tmp_path):
             assert "damaged.onnx" in str(error)
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_shape": 12}, r"input_shape = 12: expected \(channels, height, width\) or \(features,\), without"),
+        ({"input_shape": (3, None, 7)}, r"input_shape = \(3, None, 7\): expected"),
+        ({"input_shape": (2, 3, 5, 7)}, r"input_shape = \(2, 3, 5, 7\); the file's input is \[2, 3, 5, 7\], the batch"),
+        ({"output": ["y"]}, r"output = \['y'\]: expected the name of a value"),
+        ({"dtype": "flaot32"}, "from_onnx: dtype = 'flaot32'"), ({"dtype": None}, "from_onnx: dtype = None"),
+        ({"path": model([node("Relu", "x")])}, r"path is a ModelProto; expected the path .*onnx\.save"),
+        ({"path": None}, "path is a NoneType"),
+    ],
+)  # fmt: skip
+def test_impossible_options(options, words, tmp_path):
+    with pytest.raises(ParameterError, match=words) as caught:
+        ann.from_onnx(**{"path": saved(tmp_path, [node("Relu", "x")])} | options)
+    assert len(str(caught.value)) < 300
 
 
 def test_without_the_package_the_way_to_install_it_is_named(monkeypatch):

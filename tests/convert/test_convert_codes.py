@@ -163,6 +163,8 @@ def test_only_two_membranes_can_stream():
         (lambda: convert.IF(1.5), "v_init = 1.5"), (lambda: convert.IF(burst=0), "burst = 0"),
         (lambda: convert.Bistable(None), "phases = None"), (lambda: convert.Bistable(np.nan), "phases = nan"),
         (lambda: convert.IF(None), "v_init = None"), (lambda: convert.IF(True), "v_init = True"),
+        (lambda: convert.Bistable(pipelined="no"), "pipelined = 'no'"),
+        (lambda: convert.IF(signed="no"), "signed = 'no'"), (lambda: convert.IF(signed=np.zeros(2)), "signed = array"),
         (lambda: convert.Bistable(burst=0), r"convert.Bistable: burst = 0"),
     ],
 )  # fmt: skip

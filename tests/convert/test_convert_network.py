@@ -118,6 +118,19 @@ def test_early_end_decides_at_the_first_clear_step():
         np.testing.assert_array_equal(found.steps, expected)
         np.testing.assert_array_equal(found.classes, logits[np.arange(8), expected - 1].argmax(1))
     assert len(set(expected)) > 2
+    earliest = int(np.median(expected)) + 1
+    clear[:, : earliest - 1] = False
+    later = np.where(clear.any(1), clear.argmax(1) + 1, steps)
+    found = snn.predict(x, steps, margin=float(margin), earliest=earliest)
+    np.testing.assert_array_equal(found.steps, later)
+    np.testing.assert_array_equal(found.classes, logits[np.arange(8), later - 1].argmax(1))
+    assert (later > expected).any() and (later[expected >= earliest] == expected[expected >= earliest]).all()
+
+
+def spoiled(value):
+    net = network()
+    net["conv2"].operation.weight.data[1, 2, 0, 0] = value
+    return net
 
 
 @pytest.mark.parametrize(
@@ -126,6 +139,9 @@ def test_early_end_decides_at_the_first_clear_step():
         ({"neuron": 3}, "neuron = 3"), ({"percentile": 0}, "percentile = 0"), ({"percentile": 101}, "percentile = 101"),
         ({"net": 5}, "net is a int"), ({"net": ann.Graph(dtype=np.float64)}, "float64"),
         ({"percentile": True}, "percentile = True"), ({"percentile": "99"}, "percentile = '99'"),
+        ({"percentile": 0.999}, r"= 0\.999.*99\.9, not 0\.999"), ({"correct_bias": "no"}, "correct_bias = 'no'"),
+        ({"per_channel": "no"}, "per_channel = 'no'"), ({"per_channel": np.zeros(3)}, "per_channel = array"),
+        ({"net": spoiled(np.nan)}, "conv2.weight holds NaN"), ({"net": spoiled(np.inf)}, "conv2.weight holds NaN or"),
         ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
         ({"calibration": "images"}, "calibration is a str"),
         ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "never active on 2"),
@@ -164,6 +180,14 @@ def test_what_cannot_be_converted_is_named():
         convert.to_spiking(net, images())
 
 
+@pytest.mark.parametrize("given", [(images(), np.zeros(6)), [()], [[]], [None], list("ab"), images()[0, 0, 0]])
+def test_calibration_that_is_no_images_is_refused(given):
+    with pytest.raises(
+        ShapeError, match=r"calibration of shape \(.*: expected images \[batch, channels, height, width\]"
+    ):
+        convert.to_spiking(network(), given)
+
+
 @pytest.mark.parametrize(
     ("x", "steps", "error", "text"),
     [
@@ -178,8 +202,30 @@ def test_impossible_runs_are_refused(x, steps, error, text):
         snn(x, steps)
 
 
+@pytest.mark.parametrize("code", [convert.Bistable(4), convert.IF(), convert.Phase(4)])
+@pytest.mark.parametrize("steps", [40.0, np.float64(40), np.int16(40), np.array(40)])
+def test_whole_floats_are_numbers_of_steps(code, steps):
+    net, x = network(), images(3)
+    snn = convert.to_spiking(net, x, code)
+    np.testing.assert_array_equal(snn(x, steps), snn(x, 40))
+    for options in ({}, {"margin": 1, "every": np.float32(8), "earliest": 3.0}):
+        for found, expected in zip(snn.predict(x, steps, **options), snn.predict(x, 40, **options), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(snn.activity(x, steps).logits, snn(x, 40))
+    assert convert.cost(net, snn, x, steps) == convert.cost(net, snn, x, 40)
+    np.testing.assert_array_equal(
+        convert.error_split(net, snn, x, steps).total, convert.error_split(net, snn, x, 40).total
+    )
+
+
 def test_predict_refuses_what_it_cannot_decide():
     snn = convert.to_spiking(network(), images(), convert.IF())
+    for name, value in (("every", 0), ("every", "x"), ("earliest", 0), ("earliest", None), ("steps", 2.5)):
+        for margin in (None, 1.0):
+            with pytest.raises(ParameterError, match=f"predict: {name} = {value!r}; expected a whole number"):
+                snn.predict(images(), **{"steps": 8, "margin": margin} | {name: value})
+    with pytest.raises(ParameterError, match="predict: earliest = 9; the run ends before, after steps = 8"):
+        snn.predict(images(), 8, earliest=9)
     for margin in (0, "2", np.nan):
         with pytest.raises(ParameterError, match=f"margin = {margin!r}"):
             snn.predict(images(), 8, margin=margin)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from nsim import ann, convert, plot
+from nsim import ann, convert, nn, plot
 from nsim.convert.make import assemble
 from nsim.errors import ParameterError, ShapeError
 from tests import convert_reference as oracle
@@ -43,14 +43,62 @@ def test_reports_know_every_population(kind):
         assert {"pool", "pool.2"} <= fates.keys() and found.by_layer["pool"][0] == found.by_layer["pool.2"][0] > 0
 
 
-def test_reports_refuse_another_network():
-    snn, other, x = convert.to_spiking(network(), images()), with_pools("images"), images()
-    with pytest.raises(ParameterError, match="coverage: this is not the network that was converted"):
-        convert.coverage(other, snn)
-    with pytest.raises(ParameterError, match="cost: this is not the network"):
-        convert.cost(other, snn, x, 16)
-    with pytest.raises(ParameterError, match="error_split: this is not the network"):
-        convert.error_split(other, snn, x, 16)
+def reports(net, snn, x=None):
+    """Calls of each report, by name."""
+    x = images() if x is None else x
+    return {
+        "coverage": lambda: convert.coverage(net, snn), "cost": lambda: convert.cost(net, snn, x, 16),
+        "error_split": lambda: convert.error_split(net, snn, x, 16),
+    }  # fmt: skip
+
+
+def changed(net):
+    net["norm1"].operation.running_mean[2] += 1e-3
+    return net
+
+
+def other_window(net):
+    """The same names and shapes, and another window for the pool."""
+    pool = net["pool"].operation
+    pool.windows = pool.windows._replace(kernel=(1, 1))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda net: with_pools("images"), "its nodes, their options or their order"), (other_window, "their options"),
+        (lambda net: network(seed=1), r"the same nodes, but other numbers in 6 of 12 arrays, conv1.weight first"),
+        (changed, r"the same nodes, but other numbers in 1 of 12 arrays, norm1.running_mean first"),
+    ],
+)  # fmt: skip
+def test_reports_refuse_another_network(make, text):
+    net = network()
+    snn = convert.to_spiking(net, images())
+    for call in reports(network(), snn).values():
+        call()  # equal numbers are the same network
+    for name, call in reports(make(net), snn).items():
+        with pytest.raises(ParameterError, match=f"{name}: this is not the network that was converted: .*{text}"):
+            call()
+
+
+@pytest.mark.parametrize("steps", ["40", None, 0, 2.5, np.nan])
+def test_reports_refuse_what_is_no_number_of_steps(steps):
+    net = network()
+    snn = convert.to_spiking(net, images())
+    for name, report in (("cost", convert.cost), ("error_split", convert.error_split)):
+        with pytest.raises(ParameterError, match=f"{name}: steps = {steps!r}; expected a whole number"):
+            report(net, snn, images(), steps)
+
+
+def test_reports_refuse_what_is_no_network():
+    net = network()
+    snn = convert.to_spiking(net, images())
+    for given in ((snn, net), (net, None), (None, snn), (nn.Sequential(nn.Flatten()), snn)):
+        kinds = " and ".join(type(one).__name__ for one in given)
+        for name, call in reports(*given).items():
+            with pytest.raises(ParameterError, match=f"{name}: of {kinds}; expected an nsim.ann.Graph, then what"):
+                call()
 
 
 @pytest.mark.parametrize("pool_first", [False, True])
