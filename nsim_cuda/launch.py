@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from nsim.backend import refuse_uncompilable
+from nsim.backend import gradient_of, refuse_uncompilable
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
 from nsim_cuda import batch as kernels
@@ -74,7 +74,7 @@ def compiled(layer, direction, history=False):
 def compiled_surrogate(surrogate, dtype):
     """The kernels of one surrogate object."""
     scalar = np.dtype(dtype).type
-    g = surrogate.function(scalar(1))
+    g = gradient_of(surrogate, scalar)
     refuse_uncompilable(surrogate, g, scalar)
     return kernels.make_surrogate(g, scalar)
 
