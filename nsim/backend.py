@@ -110,7 +110,7 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
         make = module.make_forward if direction == "forward" else module.make_backward
         sizes = (len(neuron.states), len(neuron.parameters))
         extra = () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
+        _compiled[key] = make(neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
     return _compiled[key]
 
 

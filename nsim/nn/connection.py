@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
@@ -123,8 +121,7 @@ class Connection(Module):
         if name in self.neuron.learn:
             old.set(parameter.to_raw(value))
         else:
-            self.neuron = copy.copy(self.neuron)
-            self.neuron.values = self.neuron.values | {name: value}
+            self.neuron = self.neuron.with_value(name, value)
             self.raw[name] = Tensor(parameter.to_raw(value))
 
     def _parameter(self, name):
