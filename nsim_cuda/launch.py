@@ -66,7 +66,9 @@ def compiled(layer, direction, history=False):
         module, scalar = sweep if neuron.spiking else readout, np.dtype(dtype).type
         make = module.make_forward if direction == "forward" else module.make_backward
         sizes, extra = (len(neuron.states), len(neuron.parameters)), () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection])
+        _compiled[key] = make(
+            neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection]
+        )
     return _compiled[key]
 
 
