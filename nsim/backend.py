@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 from contextlib import nullcontext
 from functools import cache, lru_cache, wraps
+from inspect import isfunction
 
 import numba
 import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload, register_jitable
 from threadpoolctl import ThreadpoolController
 
 from nsim import cuda
@@ -17,6 +21,7 @@ from nsim.kernels.surrogate import make_surrogate
 
 PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
 CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
+NUMBERS = types.Float, types.Integer, types.Boolean  # what a surrogate's g may give
 
 
 def check_device(device: str) -> str:
@@ -105,7 +110,7 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
         make = module.make_forward if direction == "forward" else module.make_backward
         sizes = (len(neuron.states), len(neuron.parameters))
         extra = () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
+        _compiled[key] = make(neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
     return _compiled[key]
 
 
@@ -124,24 +129,57 @@ def compiled_surrogate(surrogate, dtype):
 def _surrogate(kind, options, scalar):
     surrogate = object.__new__(kind)
     vars(surrogate).update(options)
-    g = surrogate.function(scalar(1))
+    g = gradient_of(surrogate, scalar)
+
+    @register_jitable
+    def checked(u):
+        return _only_number(g(u))
+
     try:
-        return make_surrogate(g, scalar)
+        return make_surrogate(checked, scalar)
     except Exception:
         refuse_uncompilable(surrogate, g, scalar)
         raise
 
 
+def _only_number(x):
+    """x, where Numba knows it to be a number; what may be None would be stored as if it were one."""
+    return x
+
+
+@overload(_only_number)
+def _compiled_only_number(x):
+    if not isinstance(x, NUMBERS):
+        raise TypingError(f"{x} is no number")
+    return lambda x: x
+
+
+def gradient_of(surrogate, scalar):
+    """g of a surrogate, as any kernel can call it."""
+    g = surrogate.function(scalar(1))
+    g = getattr(g, "py_func", g)  # of a function that is compiled already
+    if not isfunction(g):
+        raise ParameterError(f"{surrogate!r}: function(one) gives {g!r}, expected a function of u")
+    return register_jitable(g)
+
+
 def refuse_uncompilable(surrogate, g, scalar):
-    """Raise ParameterError, with Numba's own first words, where it cannot compile a surrogate's g by itself."""
+    """Raise ParameterError where Numba cannot compile a surrogate's g by itself, with its first words, or where g gives
+    no number."""
     number = numba.from_dtype(np.dtype(scalar))
     try:
-        numba.njit(number(number))(g)
+        alone = numba.njit(g)
+        alone.compile((number,))
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith("Failed in")]  # the name of a stage of the compiler
         why = (said or lines or [type(error).__name__])[0]
         raise ParameterError(f"{surrogate!r}: Numba cannot compile g(u): {why}") from error
+    given = alone.overloads[number,].signature.return_type
+    if not isinstance(given, NUMBERS):
+        ends = isinstance(given, (types.Optional, types.NoneType))
+        where = "where it ends without a return" if ends else f"but what Numba calls {given}"
+        raise ParameterError(f"{surrogate!r}: g(u) gives no number {where}")
 
 
 @cache

@@ -7,49 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsim.checks import all_finite, is_finite, is_whole
-from nsim.errors import EventError, EventWarning, GradientError, ParameterError, ShapeError
+from nsim.checks import all_finite, is_whole, real_array
+from nsim.errors import EventError, EventWarning, GradientError, ShapeError
 from nsim.kernels.assemble import rows_from_events
+from nsim.times import bins, microseconds, tick
 
-LONGEST = 2**52  # microseconds, 143 years: up to here the binning kernel divides exactly
 MOST = 2**31  # events of one neuron and step
 
 
 def index_dtype(n: int) -> np.dtype:
     """The smallest type of `Spikes.indices` for n neurons: uint16 below 65,536, else uint32."""
     return np.dtype(np.uint16 if n < 65_536 else np.uint32)
-
-
-def tick(dt: float) -> int:
-    """A step of dt seconds in whole microseconds, the unit of all binning."""
-    if not is_finite(dt) or dt <= 0:
-        raise ParameterError(f"dt = {dt!r}: a step must be positive and finite, in seconds (for example 1e-3)")
-    us = int(np.rint(1e6 * dt))
-    if us < 1:
-        raise ParameterError(f"dt = {dt} s is shorter than a microsecond, the resolution of event times")
-    return us
-
-
-def microseconds(times: np.ndarray) -> np.ndarray:
-    """Event times in seconds (any float type) as int64 microseconds, rounded to nearest.
-
-    Widened to float64 before scaling: float16 seconds overflow when scaled first.
-    """
-    times = np.asarray(times)
-    if times.dtype.kind != "f":
-        raise EventError(f"event times have dtype {times.dtype}; give seconds as floats (microseconds: times * 1e-6)")
-    wide = times.astype(np.float64)
-    bad = ~np.isfinite(wide) | (wide < 0)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise EventError(f"event {k} has time {wide[k]}: times must be finite and not negative, in seconds from t = 0")
-    if wide.size and wide.max() >= LONGEST * 1e-6:
-        k = int(np.argmax(wide))
-        raise EventError(
-            f"event {k} has time {wide[k]}: times must be below {LONGEST * 1e-6:.3g} s, in seconds from t = 0 "
-            "(microseconds: times * 1e-6)"
-        )
-    return np.rint(wide * 1e6).astype(np.int64)
 
 
 @dataclass
@@ -96,7 +64,7 @@ class Spikes:
     dt : float, seconds
         Length of a step.
     values : float32 [number of events], optional
-        Graded events; None means 1 each.
+        Graded events; None means 1 each. May be set anew, like `lengths`; both are checked.
     space : tuple, optional
         Shape of the N neurons: (N,) or (H, W, C), channels last. Default (N,).
     lengths : int64 [B], optional
@@ -118,14 +86,29 @@ class Spikes:
         tick(dt)
         self.dt = float(dt)
         self.indptr, self.indices, self.values = indptr, indices, values
-        self.space = (n,) if space is None else tuple(int(k) for k in space)
-        if int(np.prod(self.space)) != n:
-            raise ShapeError(f"space {self.space} has {int(np.prod(self.space))} neurons, the events have {n}")
+        self.space = (n,) if space is None else _space(space, n)
         self.lengths = lengths
         self.active = active
         self.node = None
         self.grad = None
         self.requires_grad = False
+
+    @property
+    def values(self):
+        return self._values
+
+    @values.setter
+    def values(self, values):
+        # On a device lists have gaps, and what a batch from outside brings was checked on the host.
+        self._values = values if self.device != "cpu" else _sizes(values, len(self.indices))
+
+    @property
+    def lengths(self):
+        return self._true_steps
+
+    @lengths.setter
+    def lengths(self, lengths):
+        self._true_steps = lengths if self.device != "cpu" else _checked(lengths, self.shape, least=0)
 
     @classmethod
     def from_dense(cls, a, dt, *, space=None, lengths=None):
@@ -359,16 +342,6 @@ def _picked(indptr, rows):
     return ends, np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], sizes)
 
 
-def bins(us: np.ndarray, dt: float, binning: str) -> np.ndarray:
-    """Step of each time (int64 microseconds): whole steps passed ("floor") or the nearest step ("round")."""
-    width = tick(dt)
-    if binning == "floor":
-        return us // width
-    if binning == "round":
-        return np.rint(us / width).astype(np.int64)
-    raise ParameterError(f'binning = {binning!r}: expected "floor" or "round"')
-
-
 def step_mask(lengths, batch: int, steps: int) -> np.ndarray:
     """True where a step belongs to its sample, bool [B, T]; everywhere if `lengths` is None."""
     if lengths is None:
@@ -383,16 +356,39 @@ def _shape(shape):
     return tuple(int(k) for k in shape)
 
 
-def _checked(lengths, shape):
+def _space(space, n):
+    """Shape of n neurons that a user gave, as whole numbers."""
+    if not isinstance(space, (tuple, list, np.ndarray)) or not all(is_whole(k) and k >= 1 for k in space):
+        raise ShapeError(f"space = {space!r}: expected (N,) or (H, W, C), whole numbers of at least 1")
+    space = tuple(int(k) for k in space)
+    if int(np.prod(space)) != n:
+        raise ShapeError(f"space {space} has {int(np.prod(space))} neurons, the events have {n}")
+    return space
+
+
+def _sizes(values, n_events):
+    """Sizes of events that a user gave, as float32 [number of events]."""
+    if values is None or (
+        isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape == (n_events,)
+    ):
+        return values
+    if (sizes := real_array(values)) is None:
+        raise EventError(f"values = {values!r}: expected a size for each event, as numbers, or None for 1 each")
+    if sizes.shape != (n_events,):
+        raise ShapeError(f"values of shape {sizes.shape}: expected one size for each of {n_events} events")
+    return sizes.astype(np.float32)
+
+
+def _checked(lengths, shape, least=1):
     """Lengths that a user gave, as int64 [B]."""
     if lengths is None:
         return None
     batch, steps = shape[:2]
     lengths = np.asarray(lengths)
-    if lengths.dtype.kind not in "iuf" or np.any(lengths != np.floor(lengths)):
+    if lengths.dtype.kind not in "iu" and (lengths.dtype.kind != "f" or np.any(lengths != np.floor(lengths))):
         raise ShapeError(f"lengths {lengths.tolist()}: expected whole numbers of steps")
     if lengths.shape != (batch,):
         raise ShapeError(f"lengths of shape {lengths.shape}: expected one number of steps for each of {batch} samples")
-    if lengths.min() < 1 or lengths.max() > steps:
-        raise ShapeError(f"lengths from {lengths.min()} to {lengths.max()}: expected 1 to {steps} steps")
+    if lengths.min() < least or lengths.max() > steps:
+        raise ShapeError(f"lengths from {lengths.min()} to {lengths.max()}: expected {least} to {steps} steps")
     return lengths.astype(np.int64)

@@ -51,8 +51,24 @@ def divide(x, y):
 
 
 def matmul(x, y):
-    """Matrix product of [m, k] and [k, n]."""
-    return _binary("matmul", x, y, np.matmul, lambda g, a, b: g @ b.T, lambda g, a, b: a.T @ g)
+    """Matrix product as numpy.matmul takes it: of matrices, of vectors, and of batches of them that broadcast."""
+
+    def matrices(g, a, b):
+        # A vector on the left is a row, one on the right a column; the product leaves their axes of one out.
+        g = g if b.ndim > 1 else g[..., None]
+        g = g if a.ndim > 1 else g[..., None, :]
+        return g, np.atleast_2d(a), b if b.ndim > 1 else b[:, None]
+
+    def grad_x(g, a, b):
+        g, _, columns = matrices(g, a, b)
+        return g @ np.swapaxes(columns, -1, -2)
+
+    def grad_y(g, a, b):
+        g, rows, _ = matrices(g, a, b)
+        grad = np.swapaxes(rows, -1, -2) @ g
+        return grad if b.ndim > 1 else grad[..., 0]
+
+    return _binary("matmul", x, y, np.matmul, grad_x, grad_y)
 
 
 def negative(x):
@@ -152,6 +168,7 @@ Tensor.__add__, Tensor.__radd__ = add, lambda x, y: add(y, x)
 Tensor.__sub__, Tensor.__rsub__ = subtract, lambda x, y: subtract(y, x)
 Tensor.__mul__, Tensor.__rmul__ = multiply, lambda x, y: multiply(y, x)
 Tensor.__truediv__, Tensor.__rtruediv__ = divide, lambda x, y: divide(y, x)
-Tensor.__matmul__, Tensor.__neg__, Tensor.__pow__ = matmul, negative, power
+Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda x, y: matmul(y, x)
+Tensor.__neg__, Tensor.__pow__ = negative, power
 Tensor.__getitem__, Tensor.__bool__ = getitem, _no_truth
 Tensor.sum, Tensor.mean, Tensor.max, Tensor.reshape = total, mean, maximum, reshape

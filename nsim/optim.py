@@ -218,11 +218,14 @@ class Adam(Optimizer):
 
     buffers = ("m", "v")
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **more):
-        super().__init__(params, lr=lr, betas=tuple(np.ravel(betas).tolist()), eps=eps, **more)
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, *, weight_decay=None):
+        if weight_decay is not None:
+            raise ParameterError(f"Adam: weight_decay = {weight_decay!r}: Adam has none; use AdamW")
+        super().__init__(params, lr=lr, betas=betas, eps=eps)
 
     def _check(self):
         super()._check()
+        self.betas = tuple(np.ravel(self.betas).tolist())
         good = len(self.betas) == 2 and all(is_number(b) and 0 <= b < 1 for b in self.betas)
         if not (good and is_finite(self.eps) and self.eps > 0):
             raise ParameterError(
@@ -249,7 +252,7 @@ class AdamW(Adam):
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
-        super().__init__(params, lr, betas, eps, weight_decay=weight_decay)
+        Optimizer.__init__(self, params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def _move(self, name, w, grad, dtype):
         super()._move(name, w, grad, dtype, decay=self.weight_decay)

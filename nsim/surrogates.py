@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba.extending import register_jitable
 
 from nsim.checks import is_finite
 from nsim.errors import ParameterError
 
 
 class Surrogate:
-    """Base: a subclass checks its options and gives `function(one)`, the scalar g for the number type of `one`."""
+    """Base: a subclass checks its options and gives `function(one)`, the scalar g for the number type of `one`: a plain
+    function that Numba can compile."""
 
     def function(self, one):
         raise TypeError(f"{type(self).__name__} must define function(self, one)")
@@ -44,7 +44,6 @@ class FastSigmoid(Surrogate):
     def function(self, one):
         slope = one * self.slope
 
-        @register_jitable
         def g(u):
             d = slope * abs(u) + one
             return one / (d * d)
@@ -61,7 +60,6 @@ class ATan(Surrogate):
     def function(self, one):
         height, width = one * (self.alpha / 2), one * (math.pi * self.alpha / 2)
 
-        @register_jitable
         def g(u):
             z = width * u
             return height / (one + z * z)
@@ -78,7 +76,6 @@ class Triangular(Surrogate):
     def function(self, one):
         slope, zero = one * self.slope, one * 0
 
-        @register_jitable
         def g(u):
             return max(zero, one - slope * abs(u))
 
@@ -94,7 +91,6 @@ class Boxcar(Surrogate):
     def function(self, one):
         width, height, zero = one * self.width, one * (0.5 / self.width), one * 0
 
-        @register_jitable
         def g(u):
             return height if abs(u) < width else zero
 
@@ -110,7 +106,6 @@ class Sigmoid(Surrogate):
     def function(self, one):
         slope = one * self.slope
 
-        @register_jitable
         def g(u):
             # exp(-|z|) never overflows; g is even.
             e = math.exp(-abs(slope * u))
@@ -131,7 +126,7 @@ class Custom(Surrogate):
         self.g = g
 
     def function(self, one):
-        return register_jitable(self.g)
+        return self.g
 
     def describe(self):
         raise ParameterError(

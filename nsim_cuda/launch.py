@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from nsim.backend import refuse_uncompilable
+from nsim.backend import gradient_of, refuse_uncompilable
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
 from nsim_cuda import batch as kernels
@@ -66,7 +66,9 @@ def compiled(layer, direction, history=False):
         module, scalar = sweep if neuron.spiking else readout, np.dtype(dtype).type
         make = module.make_forward if direction == "forward" else module.make_backward
         sizes, extra = (len(neuron.states), len(neuron.parameters)), () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection])
+        _compiled[key] = make(
+            neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection]
+        )
     return _compiled[key]
 
 
@@ -74,7 +76,7 @@ def compiled(layer, direction, history=False):
 def compiled_surrogate(surrogate, dtype):
     """The kernels of one surrogate object."""
     scalar = np.dtype(dtype).type
-    g = surrogate.function(scalar(1))
+    g = gradient_of(surrogate, scalar)
     refuse_uncompilable(surrogate, g, scalar)
     return kernels.make_surrogate(g, scalar)
 

@@ -1,5 +1,6 @@
 """Spikes: making, binning, cutting, joining, and everything that is refused."""
 
+import re
 import warnings
 
 import numpy as np
@@ -284,3 +285,42 @@ def test_rows_that_do_not_fit_their_shape_are_refused():
         Spikes(np.zeros(3, np.int64), np.empty(0, np.uint16), (1, 3, 2), dt=cases.DT)
     with pytest.raises(ShapeError, match=r"expected \[B, T, N\]"):
         Spikes(np.zeros(3, np.int64), np.empty(0, np.uint16), (2, 3), dt=cases.DT)
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    "name, value, error, text",
+    [
+        ("values", np.ones(3), ShapeError, r"values of shape \(3,\): expected one size for each of 2 events"),
+        ("values", np.ones((2, 1), np.float32), ShapeError, r"values of shape \(2, 1\)"),
+        ("values", 1.0, ShapeError, r"values of shape \(\)"),
+        ("values", ["a", "b"], EventError, r"values = \['a', 'b'\]: expected a size for each event"),
+        ("values", [1j, 1], EventError, "values = "),
+        ("lengths", [1, 2, 3], ShapeError, r"lengths of shape \(3,\): .* each of 2 samples"),
+        ("lengths", [1, 9], ShapeError, r"lengths from 1 to 9: expected 0 to 4 steps"),
+        ("lengths", [-1, 2], ShapeError, "lengths from -1"),
+        ("lengths", [1.5, 2], ShapeError, r"lengths \[1.5, 2.0\]: expected whole numbers"),
+        ("lengths", 3, ShapeError, r"lengths of shape \(\)"),
+        ("lengths", "long", ShapeError, "lengths long: expected whole numbers"),
+    ],
+)
+def test_sizes_and_lengths_that_do_not_fit_are_refused(name, value, error, text, later):
+    spikes = Spikes.from_dense(np.eye(2, 12).reshape(2, 4, 3), cases.DT)
+    with pytest.raises(error, match=text):
+        if later:
+            setattr(spikes, name, value)
+        else:
+            Spikes(spikes.indptr, spikes.indices, spikes.shape, dt=cases.DT, **{name: value})
+    assert spikes.values is None and spikes.lengths is None
+    spikes.values, spikes.lengths = [2, 0.5], [4, 0.0]
+    assert spikes.values.dtype == np.float32 and spikes.values.tolist() == [2, 0.5]
+    assert spikes.lengths.dtype == np.int64 and spikes.lengths.tolist() == [4, 0]
+
+
+@pytest.mark.parametrize("space", [(5.5, 6, 1), (-5, -6, 1), 30, "30", (0, 30), (None, 30)])
+def test_spaces_of_no_whole_numbers_are_refused(space):
+    text = rf"space = {re.escape(repr(space))}: expected \(N,\) or \(H, W, C\)"
+    with pytest.raises(ShapeError, match=text):
+        Spikes.from_dense(np.ones((1, 2, 30)), cases.DT, space=space)
+    with pytest.raises(ShapeError, match=text):
+        Spikes.from_events([0], [0.0], [0], batch=1, n=30, steps=2, dt=cases.DT, space=space)

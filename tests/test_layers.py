@@ -12,7 +12,7 @@ ORDER = [
     ["nsim.errors", "nsim.checks", "nsim.arrays", "nsim.cuda"],
     ["nsim.surrogates"],
     ["nsim.neurons", "nsim.kernels"],
-    ["nsim.events", "nsim.windows"],
+    ["nsim.events", "nsim.times", "nsim.windows"],
     ["nsim.backend"],
     ["nsim.launch"],
     ["nsim.tape", "nsim.ops", "nsim.sweeps", "nsim.spatial"],

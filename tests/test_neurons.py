@@ -1,11 +1,16 @@
 """Every registered model: its adjoints against complex steps (exact to rounding), its checks, its description."""
 
+import copy
+import math
+import pickle
+
 import numpy as np
 import pytest
 
-from nsim import ParameterError, ShapeError, neurons
-from nsim.neurons import MODELS
+from nsim import LIF, ParameterError, ShapeError, backend, neurons, nn
+from nsim.neurons import MODELS, Equations
 from nsim.surrogates import ATan, Boxcar, FastSigmoid, Sigmoid, Triangular
+from tests import cases
 
 H = 1e-30
 SPIKING = [name for name, model in MODELS.items() if model.spiking]
@@ -86,6 +91,9 @@ def test_other_impossible_options_are_refused(name):
         ({"band": "wide"}, "band = 'wide'"),
         ({"surrogate": 3}, "surrogate = 3"),
         ({"learn": "tau"}, r"learn = \('tau',\)"),
+        ({"learn": True}, r"learn = \(True,\): .* has .*threshold"),
+        ({"learn": None}, r"learn = \(None,\): "),
+        ({"learn": [["threshold"]]}, r"learn = \(\['threshold'\],\): "),
         ({"threshold": np.nan}, "threshold = nan"),
         ({"threshold": "1"}, "threshold = '1': expected a number, or one for each neuron"),
         ({"threshold": [[1.0], [1.0, 2.0]]}, r"threshold = .*expected a number"),
@@ -121,3 +129,136 @@ def test_registry_refuses_a_second_model_of_the_same_name():
         neurons.register(LIF)
     with pytest.raises(ParameterError, match="unknown neuron model 'Nobody'"):
         neurons.build({"model": "Nobody"})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_neuron_keeps_the_values_that_it_was_made_with(name):
+    layer = nn.Dense(3, 2, MODELS[name]())
+    neuron, parameter = layer.neuron, MODELS[name].parameters[0].name
+    for attribute in (parameter, "values"):
+        with pytest.raises(ParameterError, match=rf"{name}: {attribute} = 3.0: .*layer.set_value"):
+            setattr(neuron, attribute, 3.0)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        neuron.values[parameter] = 3.0
+    layer.set_value(parameter, 0.5)
+    assert layer.value(parameter) == layer.neuron.values[parameter] == 0.5 != neuron.values[parameter]
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert twin.describe() == layer.describe()
+        twin.set_value(parameter, 0.25)
+        assert layer.value(parameter) == 0.5
+
+
+class Driven(LIF):
+    """LIF with a gain on its drive, which is no parameter."""
+
+    def __init__(self, tau_mem=10e-3, *, gain=1.0, **options):
+        super().__init__(tau_mem, **options)
+        self.gain = gain
+
+    def equations(self, one):
+        step, *others = super().equations(one)
+        gain = one * self.gain
+
+        def driven(state, s, x, p):
+            return step(state, s, gain * x, p)
+
+        return Equations.of(driven, *others)
+
+
+def test_attributes_that_equations_use_tell_kernels_apart():
+    given = cases.spikes(density=0.5)
+    made = [nn.Dense(9, 33, neuron, seed=0).run(given).output for neuron in (LIF(), Driven(gain=1.0), Driven(gain=9.0))]
+    assert cases.same_events(made[0], made[1]) and made[2].n_events > made[1].n_events
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_of_one_model_share_their_kernels(name):
+    first, second = MODELS[name](), MODELS[name](**{MODELS[name].parameters[0].name: 0.5}, v_init=0.1)
+    for direction in ("forward", "backward"):
+        kernels = [backend.compiled(neuron, np.float32, direction) for neuron in (first, second)]
+        assert kernels[0] is kernels[1]
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [(1, 1.0), (1, True), ("a", "b"), (np.zeros(2), np.zeros(3)), (np.zeros(2), np.ones(2)), ([1, 2], [1, 3]),
+     ((1, 2), [1, 2]), ({"a": 1}, {"a": 2})],
+)  # fmt: skip
+def test_variants_of_attributes(one, other):
+    assert Driven(gain=one).variant == Driven(gain=copy.copy(one)).variant != Driven(gain=other).variant
+    assert hash(Driven(gain=one).variant) and Driven(gain=one).forward_variant != Driven(gain=other).forward_variant
+
+
+def test_a_description_holds_all_attributes(monkeypatch):
+    monkeypatch.setitem(MODELS, "Driven", Driven)
+    for gain in (3.0, np.float32(3), np.full(2, 3.0), [3.0]):
+        description = Driven(gain=gain).describe()
+        assert np.all(neurons.build(description).gain == np.asarray(3.0))
+    neuron = Driven()
+    neuron.shift = 2.0
+    with pytest.raises(ParameterError, match=r"Driven: a file would not hold its attribute 'shift'; .*name it _shift"):
+        neuron.describe()
+    with pytest.raises(ParameterError, match=r"attribute gain = <function.*not JSON"):
+        Driven(gain=lambda x: x).describe()
+    with pytest.raises(ParameterError, match=r"Driven: attribute gain = \{1\}: expected numbers.*`apart`"):
+        _ = Driven(gain={1}).variant
+
+
+def broken(**changed):
+    """LIF with some of its equations changed."""
+
+    class Mine(LIF):
+        def equations(self, one):
+            return Equations.of(*super().equations(one)._replace(**changed))
+
+    return Mine()
+
+
+@pytest.mark.parametrize(
+    "name, function, message",
+    [
+        ("step", lambda state, s, x, p: state[0], r"state, s, x, p\) gives state = .*a tuple of 1 \(v\)"),
+        ("step", lambda state, s, x, p: None, "gives state = None, expected a tuple of 1"),
+        ("step", lambda state, s, x, p: (state[0], x), "a tuple of 1"),
+        ("step", lambda state, s, x, p: (x > 0,), r"gives v = .*, expected a number"),
+        ("step", lambda state, s, x: state, r"TypeError: .*3 positional.*state has 1 \(v\) and p has 2 \(tau_mem, thr"),
+        ("step", lambda state, s, x, p: (state[1],), "IndexError: .*p has 2"),
+        ("step", lambda state, s, x, p: (undefined,), "NameError: name 'undefined'"),  # noqa: F821
+        (
+            "step_adjoint",
+            lambda d, state, s, x, p: (d, s, x),
+            r"gives dstate, ds, dx, dp = .* 4 \(dstate, ds, dx, dp\)",
+        ),
+        ("step_adjoint", lambda d, state, s, x, p: (d, s, x, (s,)), r"gives dp = .* 2 \(tau_mem, threshold\)"),
+        ("potential", lambda state, p: state, r"gives u = \(.*expected a number"),
+        ("potential_adjoint", lambda du, state, p: (du, p), r"gives dstate = .* 1 \(v\)"),
+        ("potential_adjoint", lambda du, state, p: du, r"gives dstate, dp = .* 2 \(dstate, dp\)"),
+    ],
+)
+def test_equations_of_ones_own_are_checked_before_they_are_compiled(name, function, message):
+    neuron = broken(**{name: function})
+    with pytest.raises(ParameterError, match=rf"Mine\.{name}\(.*{message}"):
+        nn.Dense(9, 5, neuron)(cases.spikes()).counts().sum().backward()
+
+
+def test_equations_that_unpack_too_much_are_refused():
+    def step(state, s, x, p):
+        v, w = state
+        return (v + w,)
+
+    with pytest.raises(ParameterError, match=r"Mine\.step\(.*ValueError: not enough values to unpack"):
+        nn.Dense(9, 5, broken(step=step)).run(cases.spikes())
+
+
+def test_equations_that_are_no_four_functions_are_refused():
+    class Mine(LIF):
+        def equations(self, one):
+            return super().equations(one)[:3]
+
+    with pytest.raises(ParameterError, match=r"Mine\.equations\(one\) gives .*expected Equations.of\(step, step_adj"):
+        nn.Dense(9, 5, Mine()).run(cases.spikes())
+
+
+def test_equations_are_not_refused_for_numbers_that_plain_python_does_not_take():
+    neuron = broken(potential=lambda state, p: math.sqrt(state[0] - p[1] - 9))
+    assert neuron.checked_equations(np.float32(1)).potential

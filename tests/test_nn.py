@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LI, LIF, EventError, FastSigmoid, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
+from nsim import LI, LIF, EventError, ParameterError, ShapeError, Spikes, Tensor, nn, surrogates
 from nsim.neurons import MODELS
 from tests import cases
 
@@ -80,6 +80,8 @@ def test_hidden_spikes_leave_out_dropout_and_a_spiking_output():
         ({"dtype": np.float16}, ParameterError, "dtype = .*float16"),
         ({"dtype": None}, ParameterError, "dtype = None"),
         ({"dtype": "wide"}, ParameterError, "dtype = 'wide'"),
+        ({"seed": "a"}, ParameterError, "nn.Dense: seed = 'a': expected a whole number of at least 0"),
+        ({"seed": -1}, ParameterError, "nn.Dense: seed = -1"),
         ({"neuron": LIF}, ParameterError, "expected a neuron such as"),
         ({"neuron": LI(), "recurrent": True}, ParameterError, "LI has no spikes"),
         ({"neuron": LIF(tau_mem=[10e-3] * 4)}, ShapeError, r"tau_mem has shape \(4,\), expected a number or \[5\]"),
@@ -117,6 +119,33 @@ def test_wrong_inputs_are_refused_in_the_users_words():
         net(cases.counts())
     with pytest.raises(ShapeError, match="input has 12 neurons, expected 9"):
         net.run(Spikes.from_dense(cases.counts().transpose(0, 2, 1), cases.DT))
+
+
+@pytest.mark.parametrize("first", [nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.5)], ids=repr)
+def test_layers_without_neurons_refuse_arrays(first):
+    for call in (nn.Sequential(first).run, nn.Sequential(first)):
+        with pytest.raises(ShapeError, match=rf"layer 0: {first.kind}: input is ndarray, expected nsim.Spikes"):
+            call(np.zeros((2, 5, 16)))
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, "a"])
+def test_impossible_seeds_are_refused(value):
+    with pytest.raises(ParameterError, match=rf"nsim: seed = {value!r}: expected a whole number of at least 0"):
+        nsim.seed(value)
+
+
+@pytest.mark.parametrize("name", ["weight", "weight_rec", "bias"])
+def test_an_array_in_place_of_a_parameter_is_refused(name):
+    layer = nn.Dense(9, 5, LIF(), recurrent=True, bias=True)
+    tensor = getattr(layer, name)
+    with pytest.raises(ParameterError, match=rf"nn.Dense\(9, 5\): {name} = ndarray: .*\.{name}\.data\[...\] = values"):
+        setattr(layer, name, np.zeros(tensor.shape, np.float32))
+    setattr(layer, name, Tensor(np.zeros(tensor.shape, np.float32), requires_grad=True))
+    tensor = getattr(layer, name)
+    tensor.data = tensor.data.tolist()
+    for call in (layer, layer.run):
+        with pytest.raises(ParameterError, match=rf"{name}.data is list, expected an array; write into it"):
+            call(cases.spikes())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -215,6 +244,8 @@ def test_load_state_dict_refuses_and_then_changes_nothing():
     nan = np.full_like(kept["2.weight"], np.nan)
     for change, error, text in [
         ({"2.weight": nan}, ParameterError, "2.weight holds NaN"),
+        ({"2.weight": np.full((17, 5), "1")}, ParameterError, "2.weight has dtype <U1, expected numbers"),
+        ({"2.weight": np.zeros((17, 5), complex)}, ParameterError, "2.weight has dtype complex128"),
         ({"2.weight": np.zeros((17, 6))}, ShapeError, r"2.weight has shape \(17, 6\), expected \(17, 5\)"),
         ({"3.weight": nan}, ParameterError, r"missing \[\], unknown \['3.weight'\]"),
     ]:
@@ -304,39 +335,3 @@ def test_a_neuron_keeps_its_values_when_the_users_array_changes():
     layer.set_value("threshold", theta)
     theta[:] = 9
     assert (layer.value("threshold") == 7).all()
-
-
-def test_a_surrogate_whose_option_is_changed_is_the_changed_one():
-    grads = []
-    for slope in (100.0, 5.0, None):
-        layer = nn.Dense(9, 5, LIF(surrogate=FastSigmoid(slope or 100.0), band=None), seed=0)
-        net = nn.Sequential(layer, nn.Dense(5, 2, LI(reduce="sum"), seed=1))
-        if slope is None:
-            net(cases.spikes(2, 6, 9)).sum().backward()
-            layer.neuron.surrogate.slope, layer.weight.grad = 5.0, None
-        net(cases.spikes(2, 6, 9)).sum().backward()
-        grads.append(layer.weight.grad)
-    assert np.abs(grads[0] - grads[1]).max() > 0
-    np.testing.assert_array_equal(grads[1], grads[2])
-    layer.neuron.surrogate.slope = [5.0]
-    with pytest.raises(ParameterError, match=r"slope=\[5.0\]\): .*numbers or tuples"):
-        net(cases.spikes(2, 6, 9)).sum().backward()
-
-
-def unbound(u):
-    return u * undefined_factor  # noqa: F821
-
-
-@pytest.mark.parametrize(
-    "g, text",
-    [
-        (unbound, r"Custom\(unbound\): Numba cannot compile g\(u\): .*undefined_factor"),
-        (lambda u: "steep", r"Custom\(<lambda>\): Numba cannot compile g\(u\): .*No conversion from .*steep"),
-        (lambda u: np.linalg.nothing(u), "cannot compile g.*nothing"),
-        (lambda u, v: u, "cannot compile g.*"),
-    ],
-)
-def test_a_surrogate_that_cannot_be_compiled_is_refused_before_the_sweep(g, text, monkeypatch):
-    monkeypatch.setattr(nsim.sweeps, "forward", lambda *a, **k: pytest.fail("it began to compute"))
-    with pytest.raises(ParameterError, match=text):
-        nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(g)))(cases.spikes())

@@ -146,6 +146,12 @@ def test_bad_use():
         optim.SGD(params, 0.1, nesterov=True)
     with pytest.raises(ParameterError, match="weight_decay = -1"):
         optim.AdamW(params, weight_decay=-1)
+    with pytest.raises(ParameterError, match=r"Adam: weight_decay = 0.01: .* use AdamW"):
+        optim.Adam(params, weight_decay=0.01)
+    for cls in (optim.Adam, optim.AdamW, optim.SGD):
+        for unknown in ("learning_rate", "amsgrad", "dampening"):
+            with pytest.raises(TypeError, match=unknown):
+                cls(params, lr=0.1, **{unknown: 0.1})
     with pytest.raises(ParameterError, match="'RMSprop'"):
         optim.build({"kind": "RMSprop"}, params)
     opt = optim.Adam(params)

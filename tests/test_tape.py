@@ -89,9 +89,25 @@ def test_gradient_of_broadcast_operation(name, shapes):
     check(BINARY[name], second, first)
 
 
-def test_gradient_of_matrix_product():
-    check(ops.matmul, leaf(3, 4), leaf(4, 2, seed=1))
-    check(lambda x, y: x @ y, leaf(1, 1), leaf(1, 5, seed=1))
+MATRICES = {
+    "matrices": ((3, 4), (4, 2)), "one entry": ((1, 1), (1, 5)), "square": ((4, 4), (4, 4)),
+    "matrix and vector": ((4, 4), (4,)), "vector and matrix": ((3,), (3, 2)), "vectors": ((4,), (4,)),
+    "batches": ((2, 3, 4), (2, 4, 2)), "batch and matrix": ((2, 3, 4), (4, 2)), "matrix and batch": ((3, 4), (2, 4, 3)),
+    "batch and vector": ((2, 3, 4), (4,)), "vector and batch": ((3,), (2, 3, 2)),
+    "broadcast batches": ((2, 1, 2, 3), (4, 3, 2)), "batch of one": ((1, 2, 3), (5, 3, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_gradient_of_matrix_product(name):
+    first, second = MATRICES[name]
+    check(lambda x, y: x @ y, leaf(*first), leaf(*second, seed=1))
+
+
+def test_gradient_of_matrix_product_with_an_array():
+    array = np.arange(6.0).reshape(2, 3)
+    check(lambda x: array @ x, leaf(3, 2))
+    check(lambda x: x @ array, leaf(2))
 
 
 def test_of_equal_maxima_the_first_takes_the_gradient():

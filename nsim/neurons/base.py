@@ -15,7 +15,11 @@ turn float32 arithmetic into float64.
 
 from __future__ import annotations
 
+import copy
+import inspect
+import json
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +27,7 @@ from numba.extending import register_jitable
 
 from nsim.checks import is_finite, real_array
 from nsim.errors import ParameterError, ShapeError
+from nsim.neurons.contract import check_equations
 from nsim.surrogates import FastSigmoid, Surrogate
 
 
@@ -111,20 +116,40 @@ class Neuron:
 
     A model sets `states`, `parameters` and `equations`, and passes the values of its parameters by name.
     `nonlinear` tells that the adjoint needs the state of the previous step, which the backward pass then recomputes.
+    `apart` names the attributes that `equations` does not use; all others belong to `variant`.
     """
 
     states: tuple[str, ...] = ("v",)
     parameters: tuple[Parameter, ...] = ()
     spiking = True
     nonlinear = False
+    apart = frozenset({"_values", "v_init", "learn"})
 
     def __init__(self, values: dict, *, v_init=0.0, learn=()):
-        self.values = {p.name: p.check(values[p.name]) for p in self.parameters}
+        self._values = {p.name: p.check(values[p.name]) for p in self.parameters}
         self.v_init = Parameter("v_init").check(v_init)
-        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        unknown = set(self.learn) - set(self.values)
-        if unknown:
-            raise ParameterError(f"learn = {self.learn}: {type(self).__name__} has {', '.join(self.values)}")
+        self.learn = (learn,) if isinstance(learn, str) or not hasattr(learn, "__iter__") else tuple(learn)
+        if any(name not in tuple(self._values) for name in self.learn):
+            raise ParameterError(f"learn = {self.learn}: {type(self).__name__} has {', '.join(self._values)}")
+
+    @property
+    def values(self) -> MappingProxyType:
+        """The parameters by name, each in its own unit; to be read only."""
+        return MappingProxyType(self._values)
+
+    def __setattr__(self, name, value):
+        if name in vars(self).get("_values", ()) or name == "values":
+            raise ParameterError(
+                f"{type(self).__name__}: {name} = {value!r}: a neuron keeps the values that it was made with; in a "
+                "layer, layer.set_value(name, value) changes one"
+            )
+        super().__setattr__(name, value)
+
+    def with_value(self, name: str, value) -> Neuron:
+        """A copy with another value, checked already, of one parameter."""
+        other = copy.copy(self)
+        other._values = self._values | {name: value}
+        return other
 
     @property
     def needs_history(self) -> bool:
@@ -133,8 +158,13 @@ class Neuron:
 
     @property
     def variant(self) -> tuple:
-        """The options that change the equations: neurons of one class and variant share their kernels."""
-        return ()
+        """What changes the equations: neurons of one class and variant share their kernels."""
+        return tuple((name, _frozen(self, name, value)) for name, value in self.own.items())
+
+    @property
+    def own(self) -> dict:
+        """The attributes that only this model has, which its equations may use."""
+        return {name: value for name, value in vars(self).items() if name not in self.apart}
 
     @property
     def forward_variant(self) -> tuple:
@@ -144,10 +174,35 @@ class Neuron:
     def equations(self, one) -> Equations:
         raise TypeError(f"{type(self).__name__} must define equations(self, one)")
 
+    def checked_equations(self, one) -> Equations:
+        """The same, after a look at what each function gives: Numba's errors would not name the model."""
+        equations = self.equations(one)
+        check_equations(self, equations, one)
+        return equations
+
     def describe(self) -> dict:
-        """JSON-able description from which `nsim.neurons.build` makes the same neuron."""
+        """JSON-able description from which `nsim.neurons.build` makes the same neuron.
+
+        An attribute that `options` leaves out is written where the constructor takes an argument of its name, and
+        refused elsewhere: the file would make another neuron. Those with an underscore are the constructor's affair.
+        """
         plain = {name: value.tolist() for name, value in self.values.items()}
-        return {"model": type(self).__name__, **plain, **self.options()}
+        options = self.options()
+        taken = inspect.signature(type(self)).parameters
+        for name, value in self.own.items():
+            if name in options or (name.startswith("_") and name not in taken):
+                continue
+            if name not in taken:
+                raise ParameterError(
+                    f"{type(self).__name__}: a file would not hold its attribute {name!r}; let __init__ take an "
+                    f"argument of that name, or name it _{name} if __init__ makes it from the others"
+                )
+            plain[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            try:
+                json.dumps(plain[name])
+            except TypeError as error:
+                raise ParameterError(f"{type(self).__name__}: attribute {name} = {value!r}: {error}") from error
+        return {"model": type(self).__name__, **plain, **options}
 
     def options(self) -> dict:
         """Everything but the values of its parameters that makes this neuron what it is."""
@@ -179,6 +234,8 @@ class SpikingNeuron(Neuron):
     Source: Perez-Nieves & Goodman 2021, equations 1-3 and section 3.1; band is their B_th, default 0.2.
     """
 
+    apart = Neuron.apart | {"reset", "detach_reset", "surrogate", "band"}
+
     def __init__(self, values, *, reset="subtract", surrogate=None, band=0.2, detach_reset=True, v_init=0.0, learn=()):
         super().__init__(values, v_init=v_init, learn=learn)
         if reset not in ("subtract", "zero"):
@@ -198,11 +255,11 @@ class SpikingNeuron(Neuron):
 
     @property
     def variant(self):
-        return (self.reset, self.detach_reset)
+        return (self.reset, self.detach_reset, *super().variant)
 
     @property
     def forward_variant(self):
-        return (self.reset,)
+        return (self.reset, *super().variant)
 
     def options(self):
         own = {"reset": self.reset, "band": self.band, "detach_reset": self.detach_reset}
@@ -210,3 +267,19 @@ class SpikingNeuron(Neuron):
 
     def describe(self):
         return super().describe() | {"surrogate": self.surrogate.describe()}
+
+
+def _frozen(neuron, name, value):
+    """An attribute as part of a key: equal where the equations made with it are."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return type(value), *(_frozen(neuron, name, part) for part in value)
+    if isinstance(value, dict):
+        return dict, *((key, _frozen(neuron, name, part)) for key, part in value.items())
+    if value.__hash__ is None:
+        raise ParameterError(
+            f"{type(neuron).__name__}: attribute {name} = {value!r}: expected numbers, strings, arrays, or lists of "
+            "them; if the equations do not use it, name it in the class attribute `apart`"
+        )
+    return type(value), value  # 1 and 1.0 and True are equal, but make other code

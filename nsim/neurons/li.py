@@ -27,6 +27,7 @@ class LI(Neuron):
     states = ("v",)
     parameters = (TimeConstant("tau_mem"),)
     spiking = False
+    apart = Neuron.apart | {"reduce"}
 
     def __init__(self, tau_mem=10e-3, *, reduce=None, v_init=0.0, learn=()):
         super().__init__({"tau_mem": tau_mem}, v_init=v_init, learn=learn)

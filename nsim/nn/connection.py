@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
@@ -21,12 +19,20 @@ _generator = np.random.default_rng(0)
 def seed(value: int):
     """Start the generator of initial weights anew. It starts at 0 in each process."""
     global _generator
-    _generator = np.random.default_rng(value)
+    _generator = _started(value, "nsim")
 
 
-def generator(value: int | None = None) -> np.random.Generator:
-    """The generator of initial weights: one of its own for a seed, else the one that `seed` starts."""
-    return _generator if value is None else np.random.default_rng(value)
+def generator(value: int | None = None, where: str = "nsim") -> np.random.Generator:
+    """The generator of initial weights: one of its own for a seed, else the one that `seed` starts. `where` begins the
+    message that refuses a seed."""
+    return _generator if value is None else _started(value, where)
+
+
+def _started(value, where):
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{where}: seed = {value!r}: expected a whole number of at least 0") from error
 
 
 class Connection(Module):
@@ -65,7 +71,7 @@ class Connection(Module):
         self.dtype = dtype = float_type(f"nn.{layer}", dtype)
         self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
         self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
-        rng = generator(seed)
+        rng = generator(seed, f"nn.{layer}")
 
         def uniform(name, fan_in, gain=1):
             if name not in shapes:
@@ -79,6 +85,14 @@ class Connection(Module):
         self.raw = {p.name: self._raw(p, neuron.values[p.name]) for p in neuron.parameters}
         self._fits("v_init", neuron.v_init)
         self.room = Room()
+
+    def __setattr__(self, name, value):
+        if name in ("weight", "weight_rec", "bias") and not isinstance(value, (Tensor, type(None))):
+            raise ParameterError(
+                f"{self.label}: {name} = {type(value).__name__}: expected a Tensor; write values into it with "
+                f".{name}.data[...] = values"
+            )
+        super().__setattr__(name, value)
 
     def kernel_weight(self):
         """The weights as the kernels of `connection` read them."""
@@ -123,8 +137,7 @@ class Connection(Module):
         if name in self.neuron.learn:
             old.set(parameter.to_raw(value))
         else:
-            self.neuron = copy.copy(self.neuron)
-            self.neuron.values = self.neuron.values | {name: value}
+            self.neuron = self.neuron.with_value(name, value)
             self.raw[name] = Tensor(parameter.to_raw(value))
 
     def _parameter(self, name):
@@ -163,6 +176,11 @@ class Connection(Module):
             data = tensor.data
             if on_device(data):
                 continue  # checked before it went there; a look at its values would wait for the device
+            if not isinstance(data, (np.ndarray, np.generic)):
+                raise ParameterError(
+                    f"{self.label}: {name}.data is {type(data).__name__}, expected an array; "
+                    "write into it with .data[...] = values"
+                )
             if data.dtype != self.dtype:
                 raise ParameterError(
                     f"{self.label}: {name}.data has dtype {data.dtype}, expected {self.dtype}; "

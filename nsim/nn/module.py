@@ -96,7 +96,7 @@ class Module:
         Raises
         ------
         ParameterError, ShapeError
-            If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
+            If a name is missing or unknown, a shape differs, or a value is no finite number. Nothing is changed then.
         """
         own = self.named_parameters()
         missing, unknown = sorted(set(own) - set(values)), sorted(set(values) - set(own))
@@ -109,6 +109,8 @@ class Module:
         for name, value in arrays.items():
             if value.shape != own[name].shape:
                 raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
+            if value.dtype.kind not in "biuf":
+                raise ParameterError(f"load_state_dict: {name} has dtype {value.dtype}, expected numbers")
             if not np.isfinite(moved(value, "cpu")).all():
                 raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
         for name, value in arrays.items():

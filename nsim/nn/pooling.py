@@ -15,6 +15,7 @@ class Stateless(Module):
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """The same as a call, without a tape."""
+        self.check(spikes)
         return Run(self(spikes.detach()), [], {}, [None])
 
 

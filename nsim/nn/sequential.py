@@ -37,6 +37,7 @@ class Dropout(Module):
         self._key, self.calls = (int(seed), int(epoch)), 0
 
     def __call__(self, spikes: Spikes) -> Spikes:
+        self.check(spikes)
         if not self.training or self.p == 0:
             return spikes
         place = sum(ord(c) * 31**k for k, c in enumerate(self.name))
@@ -46,6 +47,7 @@ class Dropout(Module):
 
     def run(self, spikes, state=None, record=None) -> Run:
         """Simulation has no dropout: the input as it is."""
+        self.check(spikes)
         return Run(spikes, [], {}, [None])
 
     def describe(self):
