@@ -27,7 +27,7 @@ import nsim
 from benchmarks.common import Report, Worker, interleaved, machine, table
 from benchmarks.shapes import CONV_SHAPES, make_events
 from nsim import nn
-from nsim.events import Active
+from nsim.active import Active
 from nsim.sweeps import SpikesGrad
 
 PEERS = {

@@ -88,7 +88,7 @@ class CIFAR10(ImageData):
         name = self._name(split, len(arrays["labels"]), path, digests[0][1])
         images = arrays["images"].reshape(-1, 3, 32, 32)
         super().__init__(images, arrays["labels"], name=name, classes=self.names, normalize=normalize)
-        self.split_name, self.path = split, path
+        self.path = path
 
     def _name(self, split, count, path, md5):
         if md5 == self.md5:

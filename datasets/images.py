@@ -85,7 +85,7 @@ class FashionMNIST(EventData):
         strange = {path: md5 for path, (_, md5) in zip(paths, digests, strict=True) if self.md5[path.name] != md5}
         name = self._name(split, strange, len(arrays["labels"]))
         super().__init__(events, arrays["labels"], name=name, classes=self.names)
-        self.split_name, self.path, self._images = split, paths[0], arrays["images"]
+        self.path, self._images = paths[0], arrays["images"]
 
     @property
     def images(self) -> np.ndarray:

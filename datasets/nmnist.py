@@ -66,7 +66,7 @@ class NMNIST(EventData):
         events = Events(arrays["times"], arrays["units"], arrays["starts"], space)
         name = _name(split, len(arrays["labels"]), path, md5, "fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=[str(k) for k in range(10)])
-        self.split_name, self.path = split, path
+        self.path = path
 
 
 def _source(split):

@@ -72,7 +72,7 @@ class SHD(EventData):
             names = [str(k) for k in range(self.n_labels)]
         name = _name(self.title, path, md5, "fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=names, speakers=arrays.get("speakers"))
-        self.split_name, self.path = split, path
+        self.path = path
 
     def _read(self, path, cache):
         scratch = None

@@ -104,7 +104,6 @@ class Synthetic(EventData):
             events, arrays["labels"], name="Synthetic speech (built-in generator)", classes=ENGLISH + GERMAN,
             speakers=arrays["speakers"],
         )  # fmt: skip
-        self.split_name = split
 
 
 def generate(split, samples, seed) -> dict:

@@ -1,6 +1,7 @@
 """nsim: spiking neural networks at the cost of their spikes."""
 
 from nsim import ann, convert, cuda, losses, neurons, nn, ops, optim, plot, surrogates
+from nsim.active import Active
 from nsim.errors import (
     DataError,
     DeviceError,
@@ -15,7 +16,7 @@ from nsim.errors import (
     TrainingError,
 )
 from nsim.evaluation import evaluate
-from nsim.events import Active, Spikes
+from nsim.events import Spikes
 from nsim.io import load, read_weights, save
 from nsim.neurons import ALIF, IF, LI, LIF, CubaLIF
 from nsim.nn import seed

@@ -114,22 +114,30 @@ def compiled(neuron, dtype, direction: str, history: bool = False, connection: s
     return _compiled[key]
 
 
-def compiled_surrogate(surrogate, dtype):
-    """C function of a surrogate with the options that it has now, see `nsim.kernels.surrogate`."""
-    options = tuple(sorted(vars(surrogate).items()))
-    try:
-        return _surrogate(type(surrogate), options, np.dtype(dtype).type)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        raise ParameterError(f"{surrogate!r}: {error}; the options of a surrogate are numbers or tuples") from error
+def kept_by_options(make):
+    """make(surrogate, g, scalar), kept for the kind and the options that a surrogate has now, and a number type."""
+
+    @lru_cache(maxsize=64)
+    def made(kind, options, scalar):
+        surrogate = object.__new__(kind)
+        vars(surrogate).update(options)
+        return make(surrogate, gradient_of(surrogate, scalar), scalar)
+
+    @wraps(make)
+    def of(surrogate, dtype):
+        try:
+            return made(type(surrogate), tuple(sorted(vars(surrogate).items())), np.dtype(dtype).type)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            raise ParameterError(f"{surrogate!r}: {error}; the options of a surrogate are numbers or tuples") from error
+
+    return of
 
 
-@lru_cache(maxsize=64)
-def _surrogate(kind, options, scalar):
-    surrogate = object.__new__(kind)
-    vars(surrogate).update(options)
-    g = gradient_of(surrogate, scalar)
+@kept_by_options
+def compiled_surrogate(surrogate, g, scalar):
+    """C function of a surrogate, see `nsim.kernels.surrogate`."""
 
     @register_jitable
     def checked(u):

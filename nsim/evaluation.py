@@ -109,11 +109,11 @@ class Totals:
     """Sums over the batches of an epoch."""
 
     def __init__(self, net):
-        self.bands = [layer.neuron.band for layer in net.connections() if layer.neuron.spiking]
+        count = sum(layer.neuron.spiking for layer in net.connections())
         self.samples = self.classes = self.right = 0
         self.loss = self.penalty = 0.0
         self.predictions, self.labels = [], []
-        self.events, self.active, self.sites, self.neurons = (np.zeros(len(self.bands)) for _ in range(4))
+        self.events, self.active, self.sites, self.neurons = (np.zeros(count) for _ in range(4))
         self.layers = 0
 
     def add(self, spikes, labels, output, hidden, loss, penalty=0.0):
@@ -129,7 +129,7 @@ class Totals:
         self.penalty += penalty * len(labels)
         for k, layer in enumerate(hidden):
             self.events[k] += layer.n_events
-            self.active[k] += _active_sites(layer, self.bands[k])
+            self.active[k] += layer.n_active
             self.sites[k] += np.prod(layer.shape)
             self.neurons[k] += layer.shape[0] * layer.shape[2]
 
@@ -211,15 +211,3 @@ def _class_scores(output, lengths):
     if scores.ndim == 3:
         scores = np.where(step_mask(lengths, *scores.shape[:2])[:, :, None], scores, 0).sum(axis=1)
     return scores
-
-
-def _active_sites(spikes, band):
-    """Sites of a layer inside its band; NaN where none were kept, outside training."""
-    active = spikes.active
-    if active is None:
-        return np.nan
-    if spikes.device != "cpu":
-        return spikes.n_active
-    if not active.dense or band is None:
-        return active.u.size
-    return sum(np.count_nonzero(np.abs(u) < band) for u in active.u)

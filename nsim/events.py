@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,34 +17,6 @@ MOST = 2**31  # events of one neuron and step
 def index_dtype(n: int) -> np.dtype:
     """The smallest type of `Spikes.indices` for n neurons: uint16 below 65,536, else uint32."""
     return np.dtype(np.uint16 if n < 65_536 else np.uint32)
-
-
-@dataclass
-class Active:
-    """The sites of a layer inside its band, and u = v - threshold there (float32).
-
-    Listed form: `indptr` int64 [B*T + 1], `indices` as in Spikes, `u` [number of sites].
-    Dense form: `indptr` and `indices` are None, `u` [B, T, N] holds all sites; the active ones have |u| < band.
-    Sites that are derived from others (pooled, united) have no u of their own: it is empty, or a zero for all.
-    """
-
-    indptr: np.ndarray | None
-    indices: np.ndarray | None
-    u: np.ndarray
-    band: float = np.inf
-
-    @property
-    def dense(self) -> bool:
-        return self.indptr is None
-
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        return [a for a in (self.indptr, self.indices, self.u) if a is not None]
-
-    @property
-    def nbytes(self) -> int:
-        # A derived dense set has a single u for all its sites, with strides of 0.
-        return sum(a.nbytes if any(a.strides) else min(a.nbytes, a.itemsize) for a in self.arrays)
 
 
 class Spikes:
@@ -266,6 +237,11 @@ class Spikes:
         return len(self.indices)
 
     @property
+    def n_active(self) -> float:
+        """Number of active sites; NaN where none were kept, outside training."""
+        return np.nan if self.active is None else self.active.size
+
+    @property
     def density(self) -> float:
         """Events for each site: n_events / (B T N)."""
         return self.n_events / float(np.prod(self.shape))
@@ -346,7 +322,7 @@ def step_mask(lengths, batch: int, steps: int) -> np.ndarray:
     """True where a step belongs to its sample, bool [B, T]; everywhere if `lengths` is None."""
     if lengths is None:
         return np.ones((batch, steps), bool)
-    return np.arange(steps) < _checked(lengths, (batch, steps))[:, None]
+    return np.arange(steps) < _checked(lengths, (batch, steps), least=0)[:, None]
 
 
 def _shape(shape):
@@ -368,9 +344,9 @@ def _space(space, n):
 
 def _sizes(values, n_events):
     """Sizes of events that a user gave, as float32 [number of events]."""
-    if values is None or (
-        isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape == (n_events,)
-    ):
+    if values is None:
+        return None
+    if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape == (n_events,):
         return values
     if (sizes := real_array(values)) is None:
         raise EventError(f"values = {values!r}: expected a size for each event, as numbers, or None for 1 each")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsim import arrays
+from nsim.active import Active
 from nsim.backend import compiled, compiled_surrogate, single_threaded_blas
-from nsim.events import Active, Spikes, index_dtype
+from nsim.events import Spikes, index_dtype
 from nsim.kernels import batch
 from nsim.kernels.drive import Rows
 from nsim.kernels.jit import CHUNK, CHUNK_BYTES, LONG_CHUNK, n_groups, padded
@@ -46,6 +47,14 @@ def rows_of(spikes: Spikes, delay: int = 0) -> Rows:
     return Rows(spikes.indptr, spikes.indices, values, spikes.shape[1], -delay)
 
 
+def drive_of(layer, spikes, source=None) -> tuple[bool, Rows]:
+    """Whether the drive is a matrix product, and the events that it is taken from. Those of a `source` (a run) are
+    added as rows: so any cutting of time gives the same bits."""
+    if source is not None:
+        return False, rows_of(source)
+    return layer.products and spikes.density > PRODUCT_FORWARD, rows_of(spikes, layer.delay)
+
+
 def frames(layer, groups, spikes, product, long=False):
     """Scratch for the matrix-product form of the drive, or an empty one, and the steps of a chunk."""
     dtype = layer.weight.dtype
@@ -78,7 +87,7 @@ def matrices(layer):
     return layer.kernel_weight(), recurrent, bias[None]
 
 
-def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=None) -> tuple[Spikes, tuple]:
+def forward(layer, spikes, *, keep, state=None, trace=None, source=None) -> tuple[Spikes, tuple]:
     """Sweep a spiking layer over `spikes`.
 
     `keep` says whether the active set is wanted; `state` = (states, u) to go on from; `product` forces the form of the
@@ -86,10 +95,8 @@ def forward(layer, spikes, *, keep, state=None, product=None, trace=None, rows=N
     """
     size, steps, _ = spikes.shape
     n, room = layer.n_out, layer.room
-    if product is None:
-        product = layer.products and spikes.density > PRODUCT_FORWARD
+    product, rows = drive_of(layer, spikes, source)
     start = initial_state(layer, size) if state is None else state
-    rows = rows_of(spikes, layer.delay) if rows is None else rows
     active = None
     if not keep:
         lists, _, _, state = _sweep(layer, spikes, "none", start, product, trace, rows)

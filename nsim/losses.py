@@ -51,7 +51,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     if per_step:
         batch, steps, classes = scores.shape
         true = step_mask(lengths, batch, steps)
-        weight = np.where(true, 1 / (batch * true.sum(axis=1, keepdims=True)), 0).ravel()
+        weight = np.where(true, 1 / (batch * np.maximum(true.sum(axis=1, keepdims=True), 1)), 0).ravel()
         scores, labels = ops.reshape(scores, (batch * steps, classes)), np.repeat(labels, steps)
     return _weighted_cross_entropy(scores, labels, weight, label_smoothing)
 

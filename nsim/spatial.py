@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.active import Active
 from nsim.backend import device_of, per_device
 from nsim.errors import EventError, ShapeError
-from nsim.events import Active, Spikes, index_dtype
+from nsim.events import Spikes, index_dtype
 from nsim.kernels import merge
 from nsim.kernels import pool as kernels
 from nsim.kernels.drive import Rows

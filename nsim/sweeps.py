@@ -16,9 +16,9 @@ from nsim.kernels.sweep import Sources
 from nsim.kernels.threads import over
 from nsim.launch import (
     PRODUCT_BACKWARD,
-    PRODUCT_FORWARD,
     band_of,
     discretised,
+    drive_of,
     forward,
     frames,
     initial_state,
@@ -73,7 +73,7 @@ def integrate(layer, spikes: Spikes) -> Tensor:
     return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
-def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="as the neuron says"):
+def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
     """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
 
     `state`, `product` and `rows` as in `launch.forward`; `reduce=None` gives the trace, whatever the neuron says.
@@ -82,8 +82,7 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     size, steps, _ = spikes.shape
     weight, recurrent, bias = matrices(layer)
     n, dtype, mode = layer.n_out, layer.weight.dtype, MODES[reduce]
-    if product is None:
-        product = layer.products and spikes.density > PRODUCT_FORWARD
+    product, rows = drive_of(layer, spikes, source)
     groups = n_groups(size, layer.weight.data.nbytes)
     frame, chunk = frames(layer, groups, spikes, product)
     if state is None:
@@ -93,7 +92,6 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
     out = np.empty((size, steps, n) if mode == readout.TRACE else (0, 0, 0), dtype)
     where = np.zeros((size, n) if mode == readout.MAX else (size, 0), np.int32)
     lengths = _lengths(spikes)
-    rows = rows_of(spikes, layer.delay) if rows is None else rows
     with single_threaded_blas(product):
         over(
             compiled(layer.neuron, dtype, "forward", connection=layer.connection), groups, mode, lengths, steps, rows,
@@ -101,7 +99,9 @@ def readout_forward(layer, spikes, state=None, product=None, rows=None, reduce="
             (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
         )  # fmt: skip
     done += lengths
-    result = out if reduce is None else acc / done[:, None].astype(dtype) if reduce == "mean" else acc.copy()
+    result = out if reduce is None else acc.copy()
+    if reduce == "mean":
+        result /= np.maximum(done, 1)[:, None].astype(dtype)  # a cut may begin past the end of a sample
     return result, where, (states, acc, done)
 
 
@@ -246,7 +246,7 @@ class _ReadoutBackward(_Backward):
         below, grads, scratch, v_init = self.prepare()
         lengths = _lengths(self.spikes)
         if self.layer.neuron.reduce == "mean":
-            grad = grad / lengths[:, None].astype(grad.dtype)
+            grad = grad / np.maximum(lengths, 1)[:, None].astype(grad.dtype)
         grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
         with single_threaded_blas(self.blas):
             over(

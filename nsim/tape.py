@@ -2,7 +2,7 @@
 
 A node is one operation on whole arrays (one layer over the whole sequence, never one step). Its `vjp`, a closure or an
 object, maps the gradient of the output to the gradients of the parents; what it holds is what the tape keeps, so
-`saved_bytes` reads exactly that. Gradients are arrays, or any type with `+` (see `ops.SpikesGrad`).
+`saved_bytes` reads exactly that. Gradients are arrays, or any type with `+` (see `sweeps.SpikesGrad`).
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsim.active import Active
 from nsim.backend import adopted
 from nsim.errors import DeviceError, ShapeError
-from nsim.events import Active, Spikes, index_dtype, tick
+from nsim.events import Spikes, index_dtype, tick
 from nsim_cuda import memory, status
 from nsim_cuda.jit import MAX_NEURONS
 
@@ -84,7 +85,8 @@ class DeviceSpikes(Spikes):
 
     @property
     def n_active(self) -> int:
-        """Number of active sites."""
+        if self.active is None:
+            return np.nan
         if self.needs is None:
             ptr = status.read(self.active.ptr)
             return int((ptr[:, -1] - ptr[:, 0]).sum())

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from nsim.backend import gradient_of, refuse_uncompilable
+from nsim.backend import kept_by_options, refuse_uncompilable
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
 from nsim_cuda import batch as kernels
@@ -72,11 +72,9 @@ def compiled(layer, direction, history=False):
     return _compiled[key]
 
 
-@cache
-def compiled_surrogate(surrogate, dtype):
-    """The kernels of one surrogate object."""
-    scalar = np.dtype(dtype).type
-    g = gradient_of(surrogate, scalar)
+@kept_by_options
+def compiled_surrogate(surrogate, g, scalar):
+    """The kernels of a surrogate."""
     refuse_uncompilable(surrogate, g, scalar)
     return kernels.make_surrogate(g, scalar)
 

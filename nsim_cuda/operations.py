@@ -126,7 +126,9 @@ def run_readout(layer, spikes, source, inner, watch):
 
 
 def _divisor(done, dtype):
-    """Steps of each sample as numbers [B, 1], to divide by; one number where all are equal."""
+    """Steps of each sample as numbers [B, 1], to divide by; one number where all are equal. A cut may begin past the
+    end of a sample, which then has none."""
+    done = np.maximum(done, 1)
     return float(done[0]) if (done == done[0]).all() else np.asarray(done, dtype)[:, None]
 
 

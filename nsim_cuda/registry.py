@@ -17,8 +17,6 @@ from nsim.datasets.recordings import Events
 from nsim.neurons import MODELS
 from nsim_cuda import elementwise, events, jit, launch, memory, operations, status
 
-FAST = surrogates.FastSigmoid()  # one object, so that its kernels are made once
-
 
 @dataclass(frozen=True)
 class Kernel:
@@ -114,7 +112,7 @@ def _cases():
         if name == "LIF":
             forms[" zero"] = {"reset": "zero"}
         for label, options in forms.items():
-            neuron = model(**options, surrogate=FAST) if model.spiking else model(**options, reduce="sum")
+            neuron = model(**options) if model.spiking else model(**options, reduce="sum")
             for where, layer in {"": nn.Dense(4, 3, neuron), " conv": nn.Conv2d(1, 3, 1, neuron, size=2)}.items():
                 after = [nn.Dense(layer.n_out, 2, LI(reduce="sum"))] if model.spiking else []
                 yield f"{name}{label}{where}", nn.Sequential(layer, *after)
@@ -127,9 +125,9 @@ def _cases():
 
 def _others():
     """What no training step of `_cases` reaches."""
-    net = nn.Sequential(nn.Dense(4, 3, LIF(surrogate=FAST)), nn.Dropout(0.5), nn.Dense(3, 2, LI(reduce="sum")))
+    net = nn.Sequential(nn.Dense(4, 3, LIF()), nn.Dropout(0.5), nn.Dense(3, 2, LI(reduce="sum")))
     _step(net, lambda params: optim.SGD(params, 0.1))
-    below, above = (_on_device(nn.Conv2d(1, 1, 1, LIF(surrogate=FAST), size=2)) for _ in range(2))
+    below, above = (_on_device(nn.Conv2d(1, 1, 1, LIF(), size=2)) for _ in range(2))
     losses.spike_rate_lower([nn.MaxPool2d(2)(nn.Residual(above)(below(_spikes())))]).backward()
     operations.latency(np.zeros((1, 2, 2), np.uint8), np.zeros(256), width=1, steps=3, dt=1e-3)
     recording = Events(np.zeros(3, np.int32), np.zeros(3, np.uint16), np.array([0, 3]), (4,))

@@ -5,12 +5,12 @@ import functools
 import numpy as np
 import pytest
 
-from nsim import ann, convert, losses, nn, train
+from nsim import ann, convert, losses, nn, optim, train
 from nsim.datasets import ImageData
 from nsim.datasets.pictures import UNIT
 from nsim.errors import DataError, ParameterError
 from nsim.evaluation import evaluate
-from nsim.neurons import LI
+from nsim.neurons import LI, LIF
 from tests import tiny_training as tiny
 
 SETTINGS = {"dt": tiny.DT, "steps": tiny.STEPS}
@@ -71,3 +71,50 @@ def test_own_data_whose_batches_are_no_spikes(batch):
     for call in (evaluate, functools.partial(train.fit, epochs=1, progress=False)):
         with pytest.raises(ParameterError, match=r"batches of Own gave .*; expected pairs \(Spikes, labels\)"):
             call(tiny.make_net(), Own(), **SETTINGS)
+
+
+@pytest.mark.parametrize("band", [0.2, None, 5.0])
+def test_a_history_by_hand(band):
+    hidden = nn.Dense(tiny.N_IN, 10, LIF(band=band), seed=0)
+    net = nn.Sequential(hidden, nn.Dense(10, tiny.CLASSES, LI(reduce="sum"), seed=1))
+    data, rates = tiny.Recordings(23, seed=3), functools.partial(losses.spike_rate_upper, limit=0.0, strength=2.0)
+    ((spikes, labels),) = data.batches(23, **SETTINGS)
+    output, (fired,) = net(spikes, hidden=True)
+    u, sites = fired.active.u, np.prod(fired.shape)
+    inside = np.count_nonzero(np.abs(u) < (band or np.inf)) if fired.active.dense else u.size
+    wanted = {
+        "loss": losses.cross_entropy(output, labels).item(), "penalty": rates([fired]).item(),
+        "active_fraction": [inside / sites], "density": [fired.n_events / sites],
+    }  # fmt: skip
+    opt = optim.SGD(net.parameters(), lr=0.0)
+    found = train.fit(net, data, epochs=1, batch=5, opt=opt, regularizers=[rates], progress=False, **SETTINGS).history
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key][0], value, rtol=1e-5, err_msg=key)
+    assert wanted["penalty"] > 0
+
+
+def test_evaluate_keeps_the_mode_makes_no_tape_and_passes_options_on():
+    net, seen, taped = tiny.make_net().eval(), [], []
+
+    class Spy(tiny.Recordings):
+        def batches(self, batch, **options):
+            seen.append(options)
+            return super().batches(batch, **options)
+
+    def loss(output, labels):
+        taped.append(output.requires_grad)
+        return losses.cross_entropy(output, labels)
+
+    data = Spy(8, seed=0)
+    data.labels[:] = 1  # classes that do not occur have their rows too
+    found = evaluate(net, data, clamp=True, loss=loss, **SETTINGS)
+    assert not net.training and taped == [False] and seen[0]["clamp"] is True and found.confusion.shape == (4, 4)
+
+
+def test_data_that_give_no_batch_are_refused():
+    class Empty:
+        def batches(self, batch, **options):
+            return iter(())
+
+    with pytest.raises(DataError, match="the data set gave no batch"):
+        evaluate(tiny.make_net(), Empty(), **SETTINGS)

@@ -12,14 +12,14 @@ ORDER = [
     ["nsim.errors", "nsim.checks", "nsim.arrays", "nsim.cuda"],
     ["nsim.surrogates"],
     ["nsim.neurons", "nsim.kernels"],
-    ["nsim.events", "nsim.times", "nsim.windows"],
+    ["nsim.active", "nsim.events", "nsim.times", "nsim.windows"],
     ["nsim.backend"],
     ["nsim.launch"],
     ["nsim.tape", "nsim.ops", "nsim.sweeps", "nsim.spatial"],
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.ann"],
     ["nsim.convert"],
-    ["nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
+    ["nsim.foreign", "nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

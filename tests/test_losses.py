@@ -6,7 +6,7 @@ import pytest
 from nsim import losses, nn, optim
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes
-from nsim.neurons import LIF
+from nsim.neurons import LI, LIF
 from nsim.tape import Tensor
 from tests import cases
 
@@ -248,3 +248,25 @@ def test_counts_are_of_the_true_steps(band):
     cut, layer.bias.grad = layer.bias.grad, None
     (layer(cases.spikes(3, 12, 9, lengths=[12, 4, 7], density=0.3)).counts() * gradient).sum().backward()
     np.testing.assert_allclose(layer.bias.grad, cut, rtol=1e-6)
+
+
+def test_a_scaled_cross_entropy_has_a_scaled_gradient():
+    x = Tensor(np.random.default_rng(0).normal(size=(5, 7)), requires_grad=True)
+    check_gradient(lambda: 3 * losses.cross_entropy(x, [0, 1, 2, 3, 4]), x)
+
+
+@pytest.mark.parametrize("band", [0.2, None])
+def test_a_cut_that_begins_past_the_end_of_a_sample(band):
+    """It has no step there: its mean is zero, and nothing of it reaches a weight."""
+    counts = np.random.default_rng(0).poisson(1.0, (2, 10, 6))
+    net = nn.Sequential(nn.Dense(6, 8, LIF(band=band), seed=0), nn.Dense(8, 3, LI(reduce="mean"), seed=1))
+    net[0].weight.data *= 3  # so that it fires
+
+    part = Spikes.from_dense(counts, 1e-3, lengths=[3, 10]).cut(5, 10)
+    assert part.lengths.tolist() == [0, 5]
+    out, (hidden,) = net(part, hidden=True)
+    (losses.cross_entropy(out, [0, 1]) + hidden.counts().sum()).backward()
+    assert not out.data[0].any()
+    assert all(np.isfinite(tensor.grad).all() and tensor.grad.any() for tensor in net.parameters())
+    per_step = losses.cross_entropy(Tensor(np.ones((2, 5, 3))), [0, 1], per_step=True, lengths=part.lengths)
+    assert np.isfinite(per_step.item())

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsim import LI, LIF, EventError, ParameterError, ShapeError, Spikes, Tensor, nn, saved_bytes
-from nsim.events import Active, index_dtype
+from nsim.active import Active
+from nsim.events import index_dtype
 from nsim.spatial import add, flatten, pool2d
 from nsim.sweeps import SpikesGrad
 from nsim.windows import Windows

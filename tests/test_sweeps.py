@@ -209,7 +209,6 @@ def test_rows_and_products_give_the_same(monkeypatch):
     grads = []
     for forward, backward, dense in [(0.0, 0.0, 0.0), (9.0, 9.0, 2.0)]:
         monkeypatch.setattr("nsim.launch.PRODUCT_FORWARD", forward)
-        monkeypatch.setattr("nsim.sweeps.PRODUCT_FORWARD", forward)
         monkeypatch.setattr("nsim.sweeps.PRODUCT_BACKWARD", backward)
         monkeypatch.setattr("nsim.launch.DENSE_ACTIVE", dense)
         stack = Stack("LIF", recurrent=True, gain=(1.5, 4.0))

@@ -55,10 +55,4 @@ class Net:
         """Spikes and active sites for each site, of each hidden layer."""
         spikes, _ = batch
         _, hidden = self.net(spikes, hidden=True)
-        return [(s.density, self.active_sites(s.active) / np.prod(s.shape)) for s in hidden]
-
-    def active_sites(self, active):
-        """Their number; the dense form holds u of every site, and the band tells which are active."""
-        if self.band is None or not active.dense:
-            return active.u.size
-        return np.count_nonzero(np.abs(active.u) < self.band)
+        return [(s.density, s.n_active / np.prod(s.shape)) for s in hidden]

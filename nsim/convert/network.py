@@ -155,7 +155,7 @@ class SpikingNetwork:
         if steps < earliest:
             raise ParameterError(f"predict: earliest = {earliest}; the run ends before, after steps = {steps}")
         schedule = Schedule(self.code, self.populations, steps, every=None if margin is None else every)
-        may_end = (schedule.ends.cumsum() > 0) & (np.arange(1, steps + 1) >= earliest)
+        may_end = np.arange(1, steps + 1) >= earliest  # before the first answer all readouts are 0
         came = {}  # of the images that are under way
         found = Prediction(np.zeros(len(images), np.int64), np.full(len(images), steps, np.int64))
 
@@ -204,7 +204,6 @@ class SpikingNetwork:
                         self.code, self.populations, (depth + len(part)) * cycle, stream=len(part), every=cycle
                     )
                     space, own = Workspace(self.engine, schedule), drives | {p: drives[p][part] for p in self._seen}
-                    space.begin()
                     for begin, stop in schedule.chunks():
                         came = space.advance(own, begin, stop)
                         if begin >= depth * cycle:

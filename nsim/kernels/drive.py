@@ -67,7 +67,7 @@ def drive(x, b, t0, t1, events, weight, bias, frame, one):
 
 @register_jitable
 def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, one):
-    """From dx = dL/dx of a chunk: add to grad_w, to grad_b if not empty, and to the gradient of active sites below.."""
+    """From dx = dL/dx of a chunk: add to grad_w, to grad_b if not empty, and to the gradient of active sites below."""
     m = t1 - t0
     if grad_b.shape[0] > 0:
         for t in range(m):

@@ -2,7 +2,6 @@
 
 from numba.extending import register_jitable
 
-from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.jit import inlined, kernel
@@ -11,7 +10,7 @@ from nsim.kernels.rows import copy_row, fill
 TRACE, SUM, MAX, LAST = 0, 1, 2, 3
 
 
-def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
+def make_forward(equations, n_states, n_params, dtype, connection):
     """Forward sweep. `out` [B, T, N] is filled for TRACE; else `acc` [B, N] goes on from what it holds, over the first
     `lengths[b]` steps, and `where` [B, N] keeps the step of the maximum."""
     step, _, potential, _ = equations
@@ -65,7 +64,7 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
     return forward
 
 
-def make_backward(equations, n_states, n_params, dtype, history, connection=all_to_all):
+def make_backward(equations, n_states, n_params, dtype, history, connection):
     """Backward sweep from `grad`, dL/d(out) [B, T, N] for TRACE, else dL/d(acc) [B, 1, N]."""
     step, step_adjoint, _, potential_adjoint = equations
     drive, drive_adjoint = connection.drive, connection.drive_adjoint

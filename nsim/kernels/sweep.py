@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.kernels import drive as all_to_all
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.bits import above, append_bits, append_sorted
 from nsim.kernels.blocks import spread_row, sum_rows
@@ -79,16 +78,7 @@ def compact(u, band, fired, k, sites, site_u, m, listed):
     return k, m
 
 
-@inlined
-def spikes_before(u, fired):
-    """The spikes before the first step, listed like those of a step: a run that goes on sums them alike."""
-    k = 0
-    for start in range(0, u.shape[0], LANES):
-        k = append_bits(above(u, start, 0), start, fired, k)
-    return k
-
-
-def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
+def make_forward(equations, n_states, n_params, dtype, connection):
     """Forward sweep of the samples `todo`; `full[b]` is set where a list proved too small and b must be redone."""
     step, _, potential, _ = equations
     drive, recurrent = connection.drive, connection.RECURRENT
@@ -119,7 +109,8 @@ def make_forward(equations, n_states, n_params, dtype, connection=all_to_all):
                     if t > 0:
                         sum_rows(x, t - t0, x, t - t0, weight_rec, fired, None, fired_ptr[t - 1], k)
                     else:
-                        k = spikes_before(u, fired)
+                        # Those before the first step, listed like those of a step: a run that goes on sums them alike.
+                        k, _ = compact(u, band, fired, 0, sites, site_u, 0, False)
                         sum_rows(x, 0, x, 0, weight_rec, fired, None, 0, k)
                         k = 0
                 advance(state, u, x, t - t0, p)
@@ -171,7 +162,7 @@ def own_spikes(b, t, steps, own):
     return (own.spike_ptr[row - 1], own.spike_ptr[row]) if t > 0 else (0, 0)
 
 
-def make_backward(equations, n_states, n_params, dtype, history, connection=all_to_all):
+def make_backward(equations, n_states, n_params, dtype, history, connection):
     """Backward sweep. With `history` the states of each sample are computed again first, and the gradients of the
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations

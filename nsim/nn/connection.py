@@ -9,7 +9,7 @@ from nsim.backend import device_of, on_device, per_device
 from nsim.checks import all_finite, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
-from nsim.launch import Room, forward, no_trace, rows_of
+from nsim.launch import Room, forward, no_trace
 from nsim.nn.module import Module, Run
 from nsim.tape import Tensor, no_grad
 
@@ -264,15 +264,14 @@ class Connection(Module):
         if watch.size:
             shape = (*spikes.shape[:2], len(names), len(watch))
             trace = trace._replace(watch=watch, values=np.empty(shape, dtype))
-        rows = rows_of(source)
-        out, inner = forward(self, spikes, keep=False, state=inner, product=False, trace=trace, rows=rows)
+        out, inner = forward(self, spikes, keep=False, state=inner, trace=trace, source=source)
         return out, {name: trace.values[:, :, k] for k, name in enumerate(names)} if watch.size else {}, inner
 
     @per_device
     def _run_readout(self, spikes, source, inner, watch):
-        recorded, rows = {}, rows_of(source)
+        recorded = {}
         if watch.size:
-            traced = sweeps.readout_forward(self, spikes, inner, product=False, rows=rows, reduce=None)[0]
+            traced = sweeps.readout_forward(self, spikes, inner, source, reduce=None)[0]
             recorded = {"v": traced[:, :, watch]}
-        output, _, inner = sweeps.readout_forward(self, spikes, inner, product=False, rows=rows)
+        output, _, inner = sweeps.readout_forward(self, spikes, inner, source)
         return output, recorded, inner

@@ -37,6 +37,12 @@ class Module:
     def rename(self, name: str):
         """Take a place in a network: "2", or "2.body.0" for a layer within layer 2."""
         self.name = name
+        for key, part in self.children().items():
+            part.rename(f"{name}.{key}" if name else key)
+
+    def children(self) -> dict[str, Module]:
+        """The layers right inside, by the names that their parameters begin with."""
+        return {}
 
     @property
     def label(self) -> str:
@@ -73,14 +79,15 @@ class Module:
 
     def connections(self) -> list:
         """The layers of neurons inside, in the order of `through`."""
-        return []
+        return [inner for part in self.children().values() for inner in part.connections()]
 
     def modules(self) -> list:
         """This module and all inside it."""
-        return [self]
+        return [self, *(inner for part in self.children().values() for inner in part.modules())]
 
     def named_parameters(self) -> dict[str, Tensor]:
-        return {}
+        parts = self.children().items()
+        return {f"{key}.{name}": t for key, part in parts for name, t in part.named_parameters().items()}
 
     def parameters(self) -> list[Tensor]:
         """The tensors that an optimiser trains."""
@@ -118,7 +125,8 @@ class Module:
 
     def train(self, on: bool = True):
         """Switch dropout on, here and below."""
-        self.training = on
+        for module in self.modules():
+            module.training = on
         return self
 
     def eval(self):
@@ -127,6 +135,8 @@ class Module:
 
     def seed(self, seed: int, epoch: int = 0):
         """Make everything random in the coming calls a function of (seed, epoch)."""
+        for part in self.children().values():
+            part.seed(seed, epoch)
 
     def space_after(self, space: tuple) -> tuple:
         """The space of the events that come out where those that go in have `space`; refuses what does not fit."""
@@ -160,6 +170,8 @@ class Module:
 
     def check_for(self, table):
         """Raise a DeviceError if a device, given by its table of operations, cannot take this layer."""
+        for part in self.children().values():
+            part.check_for(table)
 
     def describe(self) -> dict:
         """JSON-able description from which `nn.build` makes the same network, but for its parameters."""

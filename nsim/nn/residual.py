@@ -46,14 +46,8 @@ class Residual(Module):
             raise ParameterError(f"nn.Residual: {part[-1].kind} has no spikes to add; put a readout after the block")
         return part
 
-    def rename(self, name):
-        super().rename(name)
-        for key, part in self.parts.items():
-            part.rename(f"{name}.{key}" if name else key)
-
-    def check_for(self, table):
-        for part in self.parts.values():
-            part.check_for(table)
+    def children(self):
+        return self.parts
 
     def space_after(self, space):
         spaces = [part.space_after(space) for part in self.parts.values()]
@@ -73,9 +67,6 @@ class Residual(Module):
         sides = [part.through(spikes, fired) for part in self.parts.values()]
         return spatial.add(*(*sides, spikes)[:2])
 
-    def connections(self):
-        return [layer for part in self.parts.values() for layer in part.connections()]
-
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape; see `Sequential.run`. States of the layers inside are not recorded."""
         self.check(spikes)
@@ -87,21 +78,6 @@ class Residual(Module):
         sides = [run.output for run in runs]
         output = spatial.add(*(*sides, spikes.detach())[:2])
         return Run(output, [fired for run in runs for fired in run.spikes], {}, [[run.state for run in runs]])
-
-    def named_parameters(self):
-        return {f"{key}.{name}": t for key, part in self.parts.items() for name, t in part.named_parameters().items()}
-
-    def train(self, on=True):
-        for part in self.parts.values():
-            part.train(on)
-        return super().train(on)
-
-    def seed(self, seed, epoch=0):
-        for part in self.parts.values():
-            part.seed(seed, epoch)
-
-    def modules(self):
-        return [self, *(inner for part in self.parts.values() for inner in part.modules())]
 
     def describe(self):
         return {"layer": "Residual"} | {key: part.describe() for key, part in self.parts.items()}

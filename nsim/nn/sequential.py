@@ -80,10 +80,8 @@ class Sequential(Module):
         for name, tensor in self.named_parameters().items():
             tensor.name = name
 
-    def rename(self, name):
-        super().rename(name)
-        for k, layer in enumerate(self.layers):
-            layer.rename(f"{name}.{k}" if name else str(k))
+    def children(self):
+        return {str(k): layer for k, layer in enumerate(self.layers)}
 
     def space_after(self, space):
         for layer in self.layers:
@@ -111,12 +109,6 @@ class Sequential(Module):
         for layer in self.layers:
             spikes = layer.through(spikes, fired)
         return spikes
-
-    def connections(self):
-        return [inner for layer in self.layers for inner in layer.connections()]
-
-    def modules(self):
-        return [self, *(inner for layer in self.layers for inner in layer.modules())]
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
         """Simulate without a tape, from `state` or from rest; any cutting of the time axis gives the same bits.
@@ -148,22 +140,6 @@ class Sequential(Module):
             if k in record:
                 recorded[k] = result.recorded.get(0, {})
         return Run(spikes, fired, recorded, after)
-
-    def named_parameters(self):
-        return {f"{k}.{name}": t for k, layer in enumerate(self) for name, t in layer.named_parameters().items()}
-
-    def check_for(self, table):
-        for layer in self.layers:
-            layer.check_for(table)
-
-    def train(self, on=True):
-        for layer in self.layers:
-            layer.train(on)
-        return super().train(on)
-
-    def seed(self, seed, epoch=0):
-        for layer in self.layers:
-            layer.seed(seed, epoch)
 
     def describe(self):
         return {"layer": "Sequential", "layers": [layer.describe() for layer in self.layers]}

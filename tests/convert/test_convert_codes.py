@@ -1,11 +1,14 @@
 """Codes step by step: the whole network against neurons that are stepped one after the other, written out in NumPy."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from nsim import ann, convert
 from nsim.convert.make import assemble
 from nsim.errors import ParameterError
+from tests.convert.small import images, network, with_pools
 
 CODES = {
     "half": convert.IF(), "zero": convert.IF("zero"), "signed": convert.IF(signed=True), "phase": convert.Phase(3),
@@ -176,3 +179,15 @@ def test_impossible_options_are_refused(make, text):
 def test_codes_print_their_options():
     assert repr(convert.Bistable(4)) == "Bistable(phases=4, pipelined=False, burst=1)"
     assert repr(convert.IF()) == "IF(v_init=0.5, signed=False, burst=1)"
+
+
+@pytest.mark.parametrize("make", [network, partial(with_pools, "before norm"), partial(with_pools, "two readers")])
+def test_a_stream_through_pools_and_relays_gives_what_single_runs_give(make):
+    net, x = make(), images(7)
+    snn = convert.to_spiking(net, x, convert.Bistable(4, pipelined=True), percentile=100)
+    expected = snn(x, snn.first_answer)[:, -1]
+    np.testing.assert_allclose(snn.stream(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_first_answer_of_phase_coding_comes_after_a_cycle():
+    assert convert.to_spiking(network(), images(), convert.Phase(4)).first_answer == 4

@@ -220,3 +220,14 @@ def test_thresholds_may_be_given():
     np.testing.assert_allclose(
         snn(x, snn.first_answer)[:, -1], oracle.forward(net, x, scales, 6)["fc"].value, atol=2e-2
     )
+
+
+def test_the_quantiser_knows_of_bursts():
+    net, x = network(), images(8)
+    snn = convert.to_spiking(net, x, convert.Bistable(3, burst=2), percentile=90)
+    split = convert.error_split(net, snn, x, snn.first_answer)
+    assert split.passed[0] < 1e-6 and split.clipping[0] > 0.01  # the first layer errs by its quantiser alone
+    single, burst = (
+        convert.error_split(net, convert.to_spiking(net, x, convert.IF(burst=m), percentile=90), x, 16) for m in (1, 3)
+    )
+    assert burst.clipping[0] < 0.2 * single.clipping[0]

@@ -119,6 +119,7 @@ def test_transformed_once_for_all_parts():
         data.transformed(lambda events, rng: events._replace(units=events.units + 12))
 
 
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_pooling_changes_n():
     spikes, _ = next(iter(made().batches(8, dt=1e-3, steps=50, transform=[PoolUnits(5), DropEvents(0.1)])))
     assert spikes.shape == (8, 50, 3) and spikes.space == (3,)

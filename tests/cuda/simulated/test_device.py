@@ -7,7 +7,7 @@ import pytest
 
 import nsim
 from nsim import LIF, DeviceError, ParameterError, ShapeError, Spikes, Tensor, losses, nn, ops, optim, surrogates
-from nsim_cuda import jit, memory, status
+from nsim_cuda import jit, launch, memory, status
 from tests import cases
 from tests.cuda.simulated.common import check_asks_for_nothing
 from tests.cuda.simulated.test_training import LABELS, SIZES, pair
@@ -74,6 +74,15 @@ def test_a_surrogate_that_cannot_be_compiled_is_refused_before_the_sweep(monkeyp
     layer = nn.Dense(9, 5, LIF(surrogate=surrogates.Custom(lambda u: "steep"))).to("cuda")
     with pytest.raises(ParameterError, match=r"Custom\(<lambda>\): g\(u\) gives no number but .*steep"):
         layer(cases.spikes().to("cuda"))
+
+
+def test_kernels_of_a_surrogate_are_those_of_its_options():
+    """Equal surrogates share them, and a changed option is seen."""
+    one, other = nsim.FastSigmoid(7), nsim.FastSigmoid(7)
+    kernels = launch.compiled_surrogate(one, np.float32)
+    assert launch.compiled_surrogate(other, np.float32) is kernels
+    one.slope = 3.0
+    assert launch.compiled_surrogate(one, np.float32) is not kernels
 
 
 def test_weights_are_written_in_place():
@@ -162,7 +171,10 @@ def test_cross_entropy_of_counts_and_of_every_step(per_step):
     if per_step:
         scores[0, 3] = np.nan
     found = list(
-        both(lambda x: losses.cross_entropy(x, LABELS, label_smoothing=0.2, per_step=per_step, lengths=lengths), scores)
+        both(
+            lambda x: 3 * losses.cross_entropy(x, LABELS, label_smoothing=0.2, per_step=per_step, lengths=lengths),
+            scores,
+        )
     )
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
