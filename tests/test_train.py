@@ -283,6 +283,7 @@ def test_bad_data_and_nets():
         evaluate(tiny.make_net(), data, **SETTINGS)
 
 
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_a_transform_that_changes_the_neurons_is_refused_before_the_first_step(monkeypatch):
     monkeypatch.setattr(train._Run, "step", lambda *a: pytest.fail("it began to train"))
     rng = np.random.default_rng(0)
