@@ -188,12 +188,20 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        self.buffers = ("momentum_buffer",) if momentum else ()
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+    def _check(self):
+        super()._check()
+        momentum, nesterov = self.momentum, self.nesterov
         if not is_number(momentum) or not 0 <= momentum < 1 or (nesterov and momentum == 0):
             raise ParameterError(
                 f"SGD: momentum = {momentum!r}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"
             )
-        self.buffers = ("momentum_buffer",) if momentum else ()
-        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        if bool(momentum) != bool(self.buffers):
+            raise ParameterError(
+                f"SGD: momentum = {momentum!r}: it cannot be switched on or off after the start; make a new optimiser"
+            )
 
     def _move(self, name, w, grad, dtype):
         lr, decay = dtype(self.lr), dtype(self.weight_decay)

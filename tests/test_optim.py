@@ -222,3 +222,13 @@ def test_a_parameter_that_is_not_contiguous_moves():
     before, p.grad = p.data.copy(), np.ones((4, 3), np.float32)
     optim.SGD([p], lr=0.5).step()
     np.testing.assert_array_equal(p.data, before - 0.5)
+
+
+@pytest.mark.parametrize(("start", "later"), [(0.0, 0.9), (0.9, 0.0), (0.9, 2.0), (0.9, "0.9")])
+def test_momentum_that_cannot_be_set_later(start, later):
+    p = Tensor(np.ones(3, np.float32), requires_grad=True, name="w")
+    opt, p.grad = optim.SGD([p], 0.1, momentum=start), np.ones(3, np.float32)
+    opt.momentum = later
+    with pytest.raises(ParameterError, match=f"SGD: momentum = {later!r}"):
+        opt.step()
+    assert (p.data == 1).all()
