@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from nsim import ann, convert, nn, plot
+from nsim.convert.lower import RULES
 from nsim.convert.make import assemble
+from nsim.convert.report import FOLDED
 from nsim.errors import ParameterError, ShapeError
 from tests import convert_reference as oracle
 from tests.convert.small import POOLS, images, network, with_pools
@@ -231,3 +233,8 @@ def test_the_quantiser_knows_of_bursts():
         convert.error_split(net, convert.to_spiking(net, x, convert.IF(burst=m), percentile=90), x, 16) for m in (1, 3)
     )
     assert burst.clipping[0] < 0.2 * single.clipping[0]
+
+
+def test_every_operation_that_can_be_converted_has_its_words():
+    for kind in RULES:
+        assert kind in (ann.Input, ann.ReLU) or issubclass(kind, tuple(FOLDED)), kind
