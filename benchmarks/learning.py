@@ -136,8 +136,8 @@ def first_losses(args):
     from benchmarks.shapes import SHAPES, Events
 
     setting = TASKS["shd"]
-    part, _, _ = data_of("shd", 0)
-    ours = network("shd", args.hidden, None, 0, np.float64)
+    part, _, _ = data_of("shd", args.seed)
+    ours = network("shd", args.hidden, None, args.seed, np.float64)
     opt = optim.Adam(ours.parameters(), lr=setting["lr"])
     shape = replace(SHAPES["shd"], hidden=(args.hidden, args.hidden), batch=args.batch)
     free, bound = (Fair(shape, [layer.weight.data.copy() for layer in ours], threads=2) for _ in range(2))
@@ -173,6 +173,7 @@ def main():
     parser.add_argument("task", choices=["losses", *TASKS])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="losses: of weights and of the speakers held out")
     parser.add_argument("--hidden", type=int, default=400)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--out", type=Path, default=None, help="lines of JSON (default: learning_<task>.jsonl)")
