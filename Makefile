@@ -32,6 +32,7 @@ demo: $(basic)
 	$(run) $(DEMO) $(ARGS)
 
 # One process more than cores: tests that start others (the simulator, killed runs) leave a quarter of the time idle.
+# Idle processes take tests over from busy ones: how long one takes depends on who compiles a kernel first.
 test: $(dev)
 	$(run) -m pytest -n $(shell expr $(JOBS) + 1) --dist worksteal $(ARGS)
 

@@ -10,8 +10,9 @@ from nsim.backend import check_device, moved, operations
 from nsim.checks import no_class, whole
 from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
-from nsim.events import Spikes, bins, index_dtype, tick
+from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble
+from nsim.times import bins, tick
 
 
 class Batches:

@@ -16,8 +16,7 @@ import numpy as np
 BLOCK = 256  # samples read at a time; their number takes 8 bits of a sort key
 TIME_BITS, UNIT_BITS = 31, 16  # microseconds up to 35 minutes, 65,536 units
 LONGEST = 2**TIME_BITS * 1e-6 - 1  # seconds
-
-
+# Kinds of NumPy's types, in words.
 KINDS = {"f": "floats (seconds)", "iu": "whole numbers, of an integer type", "S": "names, as bytes"}
 
 

@@ -16,8 +16,9 @@ from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
-from nsim.events import Spikes, tick
+from nsim.events import Spikes
 from nsim.kernels.assemble import assemble
+from nsim.times import tick
 
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"

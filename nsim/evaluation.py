@@ -10,8 +10,9 @@ import numpy as np
 from nsim import losses
 from nsim.checks import no_class, whole
 from nsim.errors import DataError, ParameterError, ShapeError
-from nsim.events import Spikes, step_mask, tick
+from nsim.events import Spikes, step_mask
 from nsim.tape import Tensor, no_grad
+from nsim.times import tick
 
 LAYERED = ("spikes_per_neuron", "active_fraction", "density")  # lists over the hidden spiking layers
 

@@ -10,7 +10,8 @@ import numpy as np
 from nsim.active import Active
 from nsim.backend import adopted
 from nsim.errors import DeviceError, ShapeError
-from nsim.events import Spikes, index_dtype, tick
+from nsim.events import Spikes, index_dtype
+from nsim.times import tick
 from nsim_cuda import memory, status
 from nsim_cuda.jit import MAX_NEURONS
 
@@ -84,7 +85,7 @@ class DeviceSpikes(Spikes):
         return int(status.read(self.needs)[:, 0].sum())
 
     @property
-    def n_active(self) -> int:
+    def n_active(self) -> float:
         if self.active is None:
             return np.nan
         if self.needs is None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nsim.errors import EventError, ShapeError
-from nsim.events import Spikes, bins, index_dtype
+from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble, rows_from_events
+from nsim.times import bins
 
 
 def counted(starts, steps_of, units, steps, n):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nsim import EventError, EventWarning, ParameterError, ShapeError, Spikes
-from nsim.events import index_dtype, join, microseconds
+from nsim.events import index_dtype, join
+from nsim.times import microseconds
 from tests import cases
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import is_number, is_whole
+from nsim.checks import is_number, whole
 from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
 from nsim.convert.neurons import Code
 from nsim.convert.origin import Origin
@@ -107,7 +107,7 @@ class SpikingNetwork:
         ShapeError, ParameterError
             If the images do not fit the network, or steps is not a whole number of at least 1.
         """
-        images, steps = self._checked(images), whole_steps("steps", steps)
+        images, steps = self._checked(images, steps=steps), int(steps)
         schedule = Schedule(self.code, self.populations, steps)
         out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
 
@@ -143,8 +143,8 @@ class SpikingNetwork:
             If the readout is no vector of at least 2 classes, margin, every or earliest is not positive, or steps is
             below `first_answer` or `earliest`.
         """
-        images, steps = self._checked(images), whole_steps("predict: steps", steps)
-        every, earliest = whole_steps("predict: every", every), whole_steps("predict: earliest", earliest)
+        images = self._checked(images, "predict", steps=steps, every=every, earliest=earliest)
+        steps, every, earliest = int(steps), int(every), int(earliest)
         classes = self.populations[-1].size
         if len(self.populations[-1].shape) != 1 or classes < 2:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
@@ -217,7 +217,7 @@ class SpikingNetwork:
 
         The value of a layer is the mean over its complete stages.
         """
-        images, steps = self._checked(images), whole_steps("steps", steps)
+        images, steps = self._checked(images, steps=steps), int(steps)
         schedule = Schedule(self.code, self.populations, steps)
         sending = [p for p in self.populations if p.kind in ("neuron", "relay", "pool")]
         values = {p: np.zeros((len(images), p.size)) for p in sending}
@@ -292,7 +292,9 @@ class SpikingNetwork:
         for start in range(0, len(images), self._block):
             yield start, self._drives(images[start : start + self._block])
 
-    def _checked(self, images):
+    def _checked(self, images, where="a converted network", **numbers):
+        """Images as an array, checked like these numbers of steps."""
+        whole(where, **{name: (value, 1) for name, value in numbers.items()})
         images = np.asarray(images)
         if images.dtype != np.float32:
             raise ParameterError(
@@ -320,13 +322,6 @@ class SpikingNetwork:
 def _outside(shape):
     """Of a picture inside of a graph: as a user gives it, channels first."""
     return tuple(shape) if len(shape) == 1 else (shape[2], *shape[:2])
-
-
-def whole_steps(name: str, value) -> int:
-    """A number of steps as an int; ParameterError, with its name, for anything else."""
-    if not (is_whole(value) and value >= 1):
-        raise ParameterError(f"{name} = {value!r}; expected a whole number of at least 1")
-    return int(value)
 
 
 def _read(came, ends):

@@ -9,7 +9,8 @@ import numpy as np
 
 from nsim import ann
 from nsim.ann.graph import Graph
-from nsim.convert.network import SpikingNetwork, whole_steps
+from nsim.checks import whole
+from nsim.convert.network import SpikingNetwork
 from nsim.errors import ParameterError
 
 FOLDED = {
@@ -132,7 +133,8 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
         weights changed.
     """
     _check(net, snn, "error_split")
-    steps = whole_steps("error_split: steps", steps)
+    whole("error_split", steps=(steps, 1))
+    steps = int(steps)
     if steps < snn.first_answer:
         raise ParameterError(f"error_split: steps = {steps}; the first complete answer comes after {snn.first_answer}")
     layers = [p for p in snn.populations if p.kind == "neuron"]
@@ -178,7 +180,8 @@ def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
         If `snn` was made from another network, or from this one before its weights changed.
     """
     _check(net, snn, "cost")
-    steps = whole_steps("cost: steps", steps)
+    whole("cost", steps=(steps, 1))
+    steps = int(steps)
     found = snn.activity(images, steps)
     none = np.zeros(1)
     by_layer = {name: (found.spikes.get(name, none).mean(), found.synapses[name].mean()) for name in found.synapses}

@@ -6,7 +6,6 @@ import numpy as np
 
 from nsim.checks import is_finite
 from nsim.errors import ParameterError, ShapeError
-from nsim.events import tick
 from nsim.plot.style import (
     FAINT,
     beside,
@@ -21,6 +20,7 @@ from nsim.plot.style import (
     time_axis,
 )
 from nsim.tape import Tensor
+from nsim.times import tick
 
 
 def membrane(v, dt, ax=None, *, threshold=None, spikes=None, sample=0, neurons=None, stacked=True):

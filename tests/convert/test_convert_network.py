@@ -222,7 +222,7 @@ def test_predict_refuses_what_it_cannot_decide():
     snn = convert.to_spiking(network(), images(), convert.IF())
     for name, value in (("every", 0), ("every", "x"), ("earliest", 0), ("earliest", None), ("steps", 2.5)):
         for margin in (None, 1.0):
-            with pytest.raises(ParameterError, match=f"predict: {name} = {value!r}; expected a whole number"):
+            with pytest.raises(ParameterError, match=f"predict: {name} = {value!r}: expected a whole number"):
                 snn.predict(images(), **{"steps": 8, "margin": margin} | {name: value})
     with pytest.raises(ParameterError, match="predict: earliest = 9; the run ends before, after steps = 8"):
         snn.predict(images(), 8, earliest=9)

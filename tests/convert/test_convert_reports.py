@@ -89,7 +89,7 @@ def test_reports_refuse_what_is_no_number_of_steps(steps):
     net = network()
     snn = convert.to_spiking(net, images())
     for name, report in (("cost", convert.cost), ("error_split", convert.error_split)):
-        with pytest.raises(ParameterError, match=f"{name}: steps = {steps!r}; expected a whole number"):
+        with pytest.raises(ParameterError, match=f"{name}: steps = {steps!r}: expected a whole number"):
             report(net, snn, images(), steps)
 
 
