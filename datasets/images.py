@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from nsim.backend import adopted, check_device, on_device, operations
-from nsim.checks import is_finite, whole
+from nsim.checks import is_finite, real_array, whole
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
 from nsim.datasets.find import Source, find, unverified
@@ -142,10 +142,20 @@ def first_spike(x, tau=20e-3, thr=0.2) -> np.ndarray:
     x : array, current in units of the threshold's scale
     tau : float, seconds
     thr : float
+
+    Raises
+    ------
+    ParameterError
+        If x holds anything but numbers, tau is not positive, or thr no number.
     """
-    x = np.asarray(x, np.float64)
-    above = x > thr
-    return np.where(above, tau * np.log(x / np.where(above, x - thr, 1.0), where=above, out=np.zeros_like(x)), np.inf)
+    current = real_array(x)
+    if current is None or not (is_finite(tau) and tau > 0 and is_finite(thr)):
+        raise ParameterError(
+            f"first_spike: x = {x!r:.60}, tau = {tau!r}, thr = {thr!r}; expected numbers, and tau > 0 seconds"
+        )
+    above = current > thr
+    ratio = np.divide(current, current - thr, where=above, out=np.ones_like(current))
+    return np.where(above, tau * np.log(ratio), np.inf)
 
 
 def latency_events(images, tau=20e-3, thr=0.2) -> Events:

@@ -60,10 +60,11 @@ class Labelled:
     def split(self, fraction, seed=0) -> tuple[Labelled, Labelled]:
         """Two parts (rest, held out), with `fraction` of each class held out at random.
 
-        Raises ParameterError if one of the parts would be empty.
+        Raises ParameterError if one of the parts would be empty, or for a fraction or seed that is none.
         """
         check_fraction(fraction)
-        rng = np.random.default_rng([seed, len(self)])
+        whole("split", seed=(seed, 0))
+        rng = np.random.default_rng([int(seed), len(self)])
         held = np.zeros(len(self), bool)
         labels = self.labels
         for label in np.unique(labels):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nsim.checks import whole
 from nsim.datasets.batches import Batches, changed, gathered, listed
 from nsim.datasets.labelled import Labelled, check_fraction
 from nsim.errors import DataError, EventError, ParameterError, ShapeError
@@ -162,15 +163,17 @@ class EventData(Labelled):
         DataError
             If speakers are not known.
         ParameterError
-            If the fraction is not within 0 and 1, a speaker is unknown, or a part would be empty.
+            If the fraction is not within 0 and 1, a speaker is unknown, the seed is no whole number, or a part would be
+            empty.
         """
         if self.speakers is None:
             raise DataError(f"{self.name} does not say who speaks; use split(fraction) instead")
+        whole("split_by_speaker", seed=(seed, 0))
         known = np.unique(self.speakers)
         if np.ndim(held_out) == 0:
             check_fraction(held_out)
             count = min(max(1, round(held_out * len(known))), len(known) - 1)
-            held_out = np.random.default_rng([seed, len(known)]).permutation(known)[:count]
+            held_out = np.random.default_rng([int(seed), len(known)]).permutation(known)[:count]
         strange = np.setdiff1d(held_out, known)
         if strange.size:
             raise ParameterError(f"speaker {strange[0]} is not in {self.name}; it has {known.tolist()}")
@@ -190,8 +193,9 @@ class EventData(Labelled):
             See nsim.datasets.transforms. Each draws once for all samples.
         seed : int
         """
+        whole("transformed", seed=(seed, 0))
         first, last = self.events.starts[self.index], self.events.starts[self.index + 1]
-        events = changed(gathered(self.events, first, last), listed(transform), np.random.default_rng(seed))
+        events = changed(gathered(self.events, first, last), listed(transform), np.random.default_rng(int(seed)))
         return EventData(
             events, self.labels, name=f"{self.name}, {transform}", classes=self.classes, speakers=self.speakers
         )

@@ -138,6 +138,9 @@ def test_a_neuron_keeps_the_values_that_it_was_made_with(name):
     for attribute in (parameter, "values"):
         with pytest.raises(ParameterError, match=rf"{name}: {attribute} = 3.0: .*layer.set_value"):
             setattr(neuron, attribute, 3.0)
+    for attribute in sorted(neuron.apart - {"_values"}):  # the layer has read some of them, and would not see a change
+        with pytest.raises(ParameterError, match=rf"{name}: {attribute} = 3.0: .*make another"):
+            setattr(neuron, attribute, 3.0)
     with pytest.raises(TypeError, match="does not support item assignment"):
         neuron.values[parameter] = 3.0
     layer.set_value(parameter, 0.5)

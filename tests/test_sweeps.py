@@ -225,7 +225,7 @@ def test_an_active_set_too_large_for_a_list_becomes_dense_and_back():
     _, hidden = compare(stack, counts, 1e-9)
     assert hidden[0].active.dense and stack.layers[0].room.dense
     for layer, oracle in zip(stack.layers[:2], stack.oracle[:2], strict=True):
-        layer.neuron.band = oracle.band = 0.1
+        vars(layer.neuron)["band"] = oracle.band = 0.1  # which a user cannot
         layer.weight.grad = None
         for raw in layer.raw.values():
             raw.grad = None

@@ -138,17 +138,18 @@ class Neuron:
         return MappingProxyType(self._values)
 
     def __setattr__(self, name, value):
-        if name in vars(self).get("_values", ()) or name == "values":
+        is_value = name in vars(self).get("_values", ()) or name == "values"
+        if is_value or (name in self.apart and name in vars(self)):
+            way_out = "in a layer, layer.set_value(name, value) changes one" if is_value else "make another"
             raise ParameterError(
-                f"{type(self).__name__}: {name} = {value!r}: a neuron keeps the values that it was made with; in a "
-                "layer, layer.set_value(name, value) changes one"
+                f"{type(self).__name__}: {name} = {value!r}: a neuron keeps the values that it was made with; {way_out}"
             )
         super().__setattr__(name, value)
 
     def with_value(self, name: str, value) -> Neuron:
         """A copy with another value, checked already, of one parameter."""
         other = copy.copy(self)
-        other._values = self._values | {name: value}
+        vars(other)["_values"] = self._values | {name: value}
         return other
 
     @property

@@ -1,6 +1,7 @@
 """Choosing samples, and batches of Spikes against a plain count of the file's events."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -172,6 +173,18 @@ def test_split_keeps_the_classes():
     assert np.array_equal(np.sort(np.concatenate([rest.index, held.index])), np.arange(100))
     assert np.array_equal(held.index, data.split(0.2, seed=1)[1].index)
     assert not np.array_equal(held.index, data.split(0.2, seed=2)[1].index)
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 1.5, None])
+def test_seeds_that_are_none(seed):
+    data = made(samples=20)
+    for name, call in (
+        ("split", partial(data.split, 0.2)),
+        ("split_by_speaker", data.split_by_speaker),
+        ("transformed", partial(data.transformed, DropEvents(0.1))),
+    ):
+        with pytest.raises(ParameterError, match=rf"{name}: seed = {seed!r}: expected a whole number"):
+            call(seed=seed)
 
 
 def test_split_by_speaker():

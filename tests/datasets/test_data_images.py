@@ -24,6 +24,9 @@ def test_first_spike_is_when_a_charged_membrane_reaches_threshold():
             t += dt
         assert abs(first_spike(x, tau, thr) - t) < 5e-6
     assert np.isinf(first_spike(np.array([0.0, 0.2, 51 / 255]))).all()
+    for wrong in ({"x": "1"}, {"x": [[1], [1, 2]]}, {"tau": "20 ms"}, {"tau": 0}, {"thr": None}):
+        with pytest.raises(ParameterError, match=r"first_spike: x = .*expected numbers, and tau > 0"):
+            first_spike(**{"x": 0.5} | wrong)
 
 
 def test_events_are_the_formula(idx_files):
