@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nsim
-from nsim import LI, Spikes, Tensor, losses, nn
+from nsim import LI, Spikes, Tensor, losses, nn, optim
 
 torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 
@@ -41,24 +41,19 @@ def torch_layer(x, w, w_rec, tau, delay, detach, reset):
     return torch.stack(spikes)
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
-@pytest.mark.parametrize("detach", [True, False])
-@pytest.mark.parametrize("recurrent, delay", [(False, 0), (False, 1), (True, 1)])
-def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
-    rng = np.random.default_rng(0)
-    counts, labels = rng.poisson(0.1, (5, 60, 20)), rng.integers(0, 4, 5)
-    options = {"band": None, "reset": reset, "detach_reset": detach}
+def ours(recurrent, delay, **options):
+    """20-33-17-4 in float64, with spikes in both hidden layers."""
     layers = [
-        nn.Dense(a, b, nsim.LIF(tau, **options), recurrent=recurrent, delay=delay, dtype=np.float64, seed=a)
+        nn.Dense(a, b, nsim.LIF(tau, band=None, **options), recurrent=recurrent, delay=delay, dtype=np.float64, seed=a)
         for a, b, tau in [(20, 33, 10e-3), (33, 17, 5e-3)]
     ]
-    net = nn.Sequential(*layers, nn.Dense(17, 4, nsim.LI(20e-3, reduce="sum"), delay=delay, dtype=np.float64, seed=2))
     for layer in layers:
         layer.weight.data *= 2
-    loss = losses.cross_entropy(net(Spikes.from_dense(counts, DT)), labels)
-    loss.backward()
+    return nn.Sequential(*layers, nn.Dense(17, 4, nsim.LI(20e-3, reduce="sum"), delay=delay, dtype=np.float64, seed=2))
 
-    weights = {name: torch.tensor(t.data, requires_grad=True) for name, t in net.named_parameters().items()}
+
+def torch_loss(counts, labels, weights, delay, detach, reset):
+    """The same network's loss, from its weights by name."""
     x = torch.tensor(counts, dtype=torch.float64).swapaxes(0, 1)
     for k, tau in enumerate((10e-3, 5e-3)):
         x = torch_layer(x, weights[f"{k}.weight"], weights.get(f"{k}.weight_rec"), tau, delay, detach, reset)
@@ -67,12 +62,48 @@ def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
     for t in range(len(x)):
         o = beta * o + ((1 - beta) * x[t - delay] @ weights["2.weight"] if t >= delay else 0.0)
         total = total + o
-    theirs = torch.nn.functional.cross_entropy(total, torch.tensor(labels))
+    return torch.nn.functional.cross_entropy(total, torch.tensor(labels))
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("recurrent, delay", [(False, 0), (False, 1), (True, 1)])
+def test_gradients_are_those_of_autograd(reset, detach, recurrent, delay):
+    rng = np.random.default_rng(0)
+    counts, labels = rng.poisson(0.1, (5, 60, 20)), rng.integers(0, 4, 5)
+    net = ours(recurrent, delay, reset=reset, detach_reset=detach)
+    loss = losses.cross_entropy(net(Spikes.from_dense(counts, DT)), labels)
+    loss.backward()
+    weights = {name: torch.tensor(t.data, requires_grad=True) for name, t in net.named_parameters().items()}
+    theirs = torch_loss(counts, labels, weights, delay, detach, reset)
     theirs.backward()
     assert abs(loss.item() - theirs.item()) < 1e-12
     for name, tensor in net.named_parameters().items():
         truth = weights[name].grad.numpy()
         np.testing.assert_allclose(tensor.grad, truth, rtol=0, atol=1e-9 * np.abs(truth).max(), err_msg=name)
+
+
+def test_two_trainings_stay_together():
+    """Each with its own gradients and Adam. Weights are rounded far above the last bits of a sum, which the surrogate
+    and Adam would enlarge tenfold a step."""
+    rng = np.random.default_rng(3)
+    net = ours(recurrent=True, delay=1)
+    opt = optim.Adam(net.parameters(), lr=1e-2)
+    weights = {name: torch.tensor(t.data, requires_grad=True) for name, t in net.named_parameters().items()}
+    their_opt = torch.optim.Adam(weights.values(), lr=1e-2)
+    for _ in range(20):
+        counts, labels = rng.poisson(0.1, (5, 60, 20)), rng.integers(0, 4, 5)
+        for array in (t.data for t in (*net.parameters(), *weights.values())):
+            array[...] = (array * 2**24).round() / 2**24
+        for name, tensor in net.named_parameters().items():
+            np.testing.assert_array_equal(tensor.data, weights[name].detach().numpy())
+        loss = losses.cross_entropy(net(Spikes.from_dense(counts, DT)), labels)
+        theirs = torch_loss(counts, labels, weights, delay=1, detach=True, reset="subtract")
+        assert abs(loss.item() - theirs.item()) < 1e-12
+        for any_opt, any_loss in ((opt, loss), (their_opt, theirs)):
+            any_opt.zero_grad()
+            any_loss.backward()
+            any_opt.step()
 
 
 def test_tensors_of_torch_on_the_cpu_are_taken_as_arrays():
