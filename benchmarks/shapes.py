@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+# Of Adam, in every peer: all of its work, but what fires stays at the wanted rate while steps are timed. With 1e-3 the
+# rates of the SHD shape fell from 1 % to 0.45 and 0.17 % within eight steps.
+LEARNING_RATE = 1e-12
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -7,6 +7,7 @@ import torch
 
 import nsim
 from benchmarks.peers import nsim_net, torch_net
+from benchmarks.shapes import LEARNING_RATE
 from nsim import nn, optim
 
 
@@ -37,7 +38,7 @@ class Nsim(Measured, nsim_net.Net):
         self.net = nn.Sequential(*layers)
         for layer, w in zip(self.net, weights, strict=True):
             layer.weight.data[...] = w
-        self.optimizer = optim.Adam(self.net.parameters(), lr=1e-3)
+        self.optimizer = optim.Adam(self.net.parameters(), lr=LEARNING_RATE)
 
     def prepare(self, events):
         spikes = nsim.Spikes(events.indptr, events.indices, events.shape, dt=self.shape.dt, space=self.shape.space)

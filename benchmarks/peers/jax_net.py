@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks.common import versions
+from benchmarks.shapes import LEARNING_RATE
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -93,7 +94,7 @@ def logits_inside(weights, x, shape, unroll):
     return lax.scan(step, state, x, unroll=unroll)[0][4]
 
 
-def adam(p, grad, m, v, t, lr=1e-3, b1=0.9, b2=0.999, eps=1e-8):
+def adam(p, grad, m, v, t, lr=LEARNING_RATE, b1=0.9, b2=0.999, eps=1e-8):
     m = b1 * m + (1 - b1) * grad
     v = b2 * v + (1 - b2) * grad**2
     return p - lr * (m / (1 - b1**t)) / (jnp.sqrt(v / (1 - b2**t)) + eps), m, v

@@ -4,6 +4,7 @@ import numpy as np
 
 import nsim
 from benchmarks.common import versions
+from benchmarks.shapes import LEARNING_RATE
 from nsim import losses, nn, optim
 
 
@@ -19,7 +20,7 @@ class Net:
         )
         for layer, w in zip(self.net, weights, strict=True):
             layer.weight.data[...] = w
-        self.optimizer = optim.Adam(self.net.parameters(), lr=1e-3)
+        self.optimizer = optim.Adam(self.net.parameters(), lr=LEARNING_RATE)
 
     @property
     def versions(self):

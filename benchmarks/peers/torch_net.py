@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.common import versions
+from benchmarks.shapes import LEARNING_RATE
 
 
 class FastSigmoid(torch.autograd.Function):
@@ -34,7 +35,7 @@ class TorchNet:
         self.shape = shape
         self.scale = [1.0] * len(weights)
         self.make(weights)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE, fused=True)
 
     @property
     def versions(self):
