@@ -48,15 +48,16 @@ def _linear(item, weight, bias):
     x = item.node()
     if weight.ndim != 2:
         raise item.refused(f"weights of shape {weight.shape}; expected a matrix")
-    made = Linear(weight.shape[1], weight.shape[0], bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET)
+    size = weight.shape[0]
+    if bias is not None and bias.size != 1 and bias.shape not in ((size,), (1, size)):
+        raise item.refused(
+            f"biases of shape {bias.shape}, expected ({size},): one for each output, the same for all samples",
+            "export anew with biases of that shape",
+        )
+    made = Linear(weight.shape[1], size, bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET)
     _fill(item, made.weight, weight, "weights")
     if made.bias is not None:
-        _fill(
-            item,
-            made.bias,
-            np.broadcast_to(bias.ravel(), made.bias.shape) if bias.size == 1 else bias.ravel(),
-            "biases",
-        )
+        _fill(item, made.bias, np.broadcast_to(bias.ravel(), made.bias.shape), "biases")
     return item.graph.apply(made, x, name=item.name())
 
 
