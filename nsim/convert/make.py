@@ -51,7 +51,7 @@ def to_spiking(
     Raises
     ------
     ParameterError, ShapeError
-        If an operation cannot be converted (it is named), or the images do not fit.
+        If an operation cannot be converted, or what it gives is not finite (it is named), or the images do not fit.
 
     Source: Li, Zhao & Zeng 2021 (see `Bistable`); percentile: Rueckauer et al. 2017, "Conversion of continuous-valued
     deep networks to efficient event-driven networks for image classification", section 2.2.
