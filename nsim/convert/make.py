@@ -30,7 +30,8 @@ def to_spiking(
     ----------
     net : nsim.ann.Graph, trained
     calibration : float32 [B, C, H, W], or batches of such (of images, or of pairs (images, labels))
-        Images that the network was trained on, which set the thresholds. Batches are read once, one at a time.
+        Images that the network was trained on, which set the thresholds. Batches are read once, one at a time. A layer
+        that none of them makes active converts too, with an EventWarning that names it.
     neuron : convert.Bistable, default phases=4; convert.IF or convert.Phase
     percentile : float, optional
         Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to

@@ -23,8 +23,23 @@ NODES = {
     "conv and a bias": ([node("Conv", "x", "w", out="h"), node("Add", "h", "b")], CONV | {"b": weight(1, 4, 1, 1)}),
     "bias first": ([node("Conv", "x", "w", out="h"), node("Add", "b", "h")], CONV | {"b": weight(4, 1, 1)}),
     "batch norm": ([node("BatchNormalization", "x", *"scmv", epsilon=0.01)], NORM),
+    "conv and another bias": (
+        [node("Conv", "x", "w", "b", out="h"), node("Sum", "h", "c")], CONV | {"c": weight(1, 4, 1, 1, seed=2)},
+    ),
+    "batch norm and a bias": (
+        [node("BatchNormalization", "x", *"scmv", out="h"), node("Add", "b", "h")], NORM | {"b": weight(3, 1, 1)},
+    ),
+    "batch norm, epsilon 0": ([node("BatchNormalization", "x", *"scmv", epsilon=0.0)], NORM),
     "max pool": ([node("MaxPool", "x", kernel_shape=[2, 3], pads=[1, 0, 0, 2], strides=[1, 2])], {}),
     "max pool, ceil_mode of no effect": ([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}),
+    "max pool, ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 3], strides=[2, 3], ceil_mode=1)], {}),
+    "max pool, ceil_mode and padding": (
+        [node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 3], pads=[1, 1, 1, 0], ceil_mode=1)], {},
+    ),
+    "max pool, ceil_mode, no window in the padding": (
+        [node("MaxPool", "x", kernel_shape=[2, 2], strides=[3, 4], pads=[0, 1, 1, 1], ceil_mode=1)], {},
+    ),
+    "average pool, ceil_mode": ([node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}),
     "average pool": ([node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 1])], {}),
     "average pool with zeros": (
         [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 0, 0], count_include_pad=1)], {},
@@ -46,6 +61,7 @@ NODES = {
     "squeeze": (
         [node("GlobalAveragePool", "x", out="h"), node("Squeeze", "h", "axes")], {"axes": ints(2, 3)},
     ),
+    "squeeze whatever is 1": ([node("GlobalAveragePool", "x", out="h"), node("Squeeze", "h")], {}),
     "gemm": (
         [node("Flatten", "x", out="h"), node("Gemm", "h", "w", "b", alpha=0.5, beta=2.0)],
         {"w": weight(105, 4), "b": weight(1, 4)},
@@ -141,7 +157,14 @@ WRONG = {
         [node("Pad", "x", "n", out="h"), node("Add", "h", "b")], PAD | {"b": weight(6, 1, 1)}, "adds",
     ),
     "clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(1)}, "an upper bound"),
-    "ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, "ceil_mode = 1"),
+    "ceil_mode": (
+        [node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)], {},
+        "ceil_mode = 1 with count_include_pad = 1 and windows that stand out",
+    ),
+    "variance of 0": (
+        [node("BatchNormalization", "x", *"scmv", epsilon=0.0)], NORM | {"v": np.float32([1, 0, 1])}, "a variance of 0",
+    ),
+    "squeeze a picture": ([node("Squeeze", "x")], {}, "only a picture of one pixel"),
     "large kernel": ([node("MaxPool", "x", kernel_shape=[9, 9])], {}, "9 x 9 does not fit into a picture of 5 x 7"),
     "mean over channels": ([node("ReduceMean", "x", "a")], {"a": ints(1)}, r"over axes \[1\]"),
     "constants": ([node("Add", "x", "b")], {"b": weight(3, 1, 1)}, "adds constants .* to the output of x; only a bias"),
