@@ -2,6 +2,7 @@
 
     python benchmarks/conversion.py accuracy --network resnet20 [--weights resnet20.safetensors] [--out results.md]
     python benchmarks/conversion.py speed [--images 64]     # ResNet-20, T = 64, in turn with SpikingJelly's
+    python benchmarks/conversion.py stream [--network resnet56]    # a new image every K steps, pipelined
     python benchmarks/conversion.py size                    # ResNet-34 and VGG-16 at 224 x 224, through ONNX files
 
 Data: CIFAR-10 as `nsim.datasets.CIFAR10` finds it, or the part of it that is there; its name is printed. Thresholds
@@ -52,7 +53,14 @@ def codes(depth, steps):
         ("IF, start at zero, layer-wise, maximum", convert.IF("zero"), layer | {"percentile": 100}, steps),
         ("plain phase, K = 8, layer-wise, maximum", convert.Phase(8), layer | {"percentile": 100}, steps),
         ("bistable, pipelined, K = 4", convert.Bistable(4, pipelined=True), {}, (depth + 1) * 4),
+        ("bistable, pipelined, K = 5", convert.Bistable(5, pipelined=True), {}, (depth + 1) * 5),
     ]
+
+
+def chosen_of(rows, names):
+    """The rows of these names; what is no row's name stands for all that contain it."""
+    titles = {row[0] for row in rows}
+    return [row for row in rows if any(name == row[0] if name in titles else name in row[0] for name in names)]
 
 
 def network(name, weights):
@@ -85,9 +93,7 @@ def accuracy(args, say):
     say(f"#### {args.network}, {name}, the network itself {best:.1%}\n")
     depth = sum(isinstance(node.operation, ann.ReLU) for node in net)
     rows = []
-    for title, code, options, steps in codes(depth, COUNTS[args.network]):
-        if not any(part in title for part in args.codes):
-            continue
+    for title, code, options, steps in chosen_of(codes(depth, COUNTS[args.network]), args.codes):
         snn = convert.to_spiking(net, calibration, code, **options)
         logits = np.concatenate([snn(images[k : k + 50], steps) for k in range(0, len(images), 50)])
         chosen = logits.argmax(2)
@@ -155,6 +161,39 @@ def speed(args, say):
     say(f"\n{versions('numba', 'torch', 'spikingjelly')}\n")
 
 
+def stream(args, say):
+    """Images a second where one enters every K steps, and so often leaves with an answer; beside one at a time."""
+    net = network(args.network, args.weights or args.data / f"{args.network}.safetensors")
+    _, calibration, _ = images_of("train", args, CALIBRATION)
+    name, images, labels = images_of("test", args, args.images)
+    own, rows = net.forward(images)[0].argmax(1), []
+    for phases in (4, 5):
+        both, plain = (
+            convert.to_spiking(net, calibration, convert.Bistable(phases, pipelined=pipelined))
+            for pipelined in (True, False)
+        )
+        steps = both.first_answer
+        for title, run, each in (
+            ("pipelined, stream", lambda snn=both: snn.stream(images), phases),
+            ("pipelined, one at a time", lambda snn=both, steps=steps: snn(images, steps)[:, -1], steps),
+            ("one at a time", lambda snn=plain, steps=steps: snn(images, steps)[:, -1], steps),
+        ):
+            seen = []
+            for _ in range(args.repeats + 1):
+                start = time.perf_counter()
+                output = run()
+                seen.append(time.perf_counter() - start)
+            classes, rate = output.argmax(1), len(images) / np.median(seen[1:])  # the first compiles and warms up
+            found = f"{(classes == labels).mean():.1%}", f"{(classes == own).mean():.1%}"
+            rows.append([f"K = {phases}, {title}", steps, each, f"{1 / each:.4f}", f"{rate:.1f}", *found])
+            print("   ", rows[-1], flush=True)
+    say(f"#### {args.network}, {len(images)} images of {name}, medians of {args.repeats} turns\n")
+    header = ["bistable", "steps to the first answer", "steps between answers", "images a step", "images a second",
+              "right", "same class as the network"]  # fmt: skip
+    say(table(header, rows))
+    say()
+
+
 def size(args, say):
     """Time and memory of one image of 224 x 224 through ONNX, with random weights."""
     from benchmarks.peers.export import export
@@ -190,11 +229,13 @@ def size(args, say):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("accuracy", "speed", "size"))
+    parser.add_argument("part", choices=("accuracy", "speed", "stream", "size"))
     parser.add_argument("--network", choices=COUNTS, default="resnet20")
     parser.add_argument("--weights", type=Path, help="trained weights (default: <network>.safetensors beside the data)")
     parser.add_argument("--data", type=Path, required=False, help="folder of CIFAR-10")
-    parser.add_argument("--codes", nargs="+", default=[""], help="only rows whose names contain one of these")
+    parser.add_argument(
+        "--codes", nargs="+", default=[""], help="only rows of these names, or with these parts of a name"
+    )
     parser.add_argument("--mirror", action="store_true", help="accuracy: on the mirror images of the test images")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=64)
@@ -206,7 +247,7 @@ def main():
     args.data = CIFAR10("test").path.parent if args.data is None else args.data
     say = Report(args.out)
     say(f"{machine(args.threads)}; {versions('numpy', 'numba')}\n")
-    {"accuracy": accuracy, "speed": speed, "size": size}[args.part](args, say)
+    {"accuracy": accuracy, "speed": speed, "stream": stream, "size": size}[args.part](args, say)
 
 
 if __name__ == "__main__":

@@ -48,15 +48,16 @@ def _linear(item, weight, bias):
     x = item.node()
     if weight.ndim != 2:
         raise item.refused(f"weights of shape {weight.shape}; expected a matrix")
-    made = Linear(weight.shape[1], weight.shape[0], bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET)
+    size = weight.shape[0]
+    if bias is not None and bias.size != 1 and bias.shape not in ((size,), (1, size)):
+        raise item.refused(
+            f"biases of shape {bias.shape}, expected ({size},): one for each output, the same for all samples",
+            "export anew with biases of that shape",
+        )
+    made = Linear(weight.shape[1], size, bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET)
     _fill(item, made.weight, weight, "weights")
     if made.bias is not None:
-        _fill(
-            item,
-            made.bias,
-            np.broadcast_to(bias.ravel(), made.bias.shape) if bias.size == 1 else bias.ravel(),
-            "biases",
-        )
+        _fill(item, made.bias, np.broadcast_to(bias.ravel(), made.bias.shape), "biases")
     return item.graph.apply(made, x, name=item.name())
 
 
@@ -66,7 +67,8 @@ def batch_norm(item):
             "it was exported in training mode, so that its statistics are not those of training", "export after eval()"
         )
     x, eps = item.node(), item.get("epsilon", 1e-5)
-    made = BatchNorm(x.shape[-1], eps=eps, momentum=1 - item.get("momentum", 0.9), dtype=item.graph.dtype)
+    least = np.finfo(item.graph.dtype).tiny  # adds nothing to any variance
+    made = BatchNorm(x.shape[-1], eps=eps or least, momentum=1 - item.get("momentum", 0.9), dtype=item.graph.dtype)
     for k, (what, target) in enumerate(
         (
             ("scale", made.weight.data),
@@ -76,6 +78,8 @@ def batch_norm(item):
         )
     ):
         _fill(item, target, item.weights(k + 1, what), what)
+    if eps == 0 and not made.running_var.all():
+        raise item.refused("it divides by a variance of 0, as its epsilon is 0", "export it with an epsilon above 0")
     return item.graph.apply(made, x, name=item.name())
 
 
@@ -149,7 +153,7 @@ def _reduced(item, pool):
 
 
 def add(item):
-    """Of two values; or of constants, which become the bias of the layer before."""
+    """Of two values; or of constants, which become a part of the bias of the layer before."""
     values = [item.value(0), item.value(1)]
     constants = [k for k, value in enumerate(values) if isinstance(value, np.ndarray)]
     if not constants:
@@ -159,18 +163,21 @@ def add(item):
     made = node.operation
     rank = len(node.shape)  # a bias has the channels at the place where the file's layout has them
     channels = bias.size == node.shape[-1] and bias.ndim >= rank and bias.shape[bias.ndim - rank] == bias.size
-    weighted = isinstance(made, (Conv2d, Linear)) and not isinstance(made, IdentityShortcut)
-    if not weighted or made.bias is not None or not item.alone(1 - k) or not channels:
+    weighted = isinstance(made, (Conv2d, Linear, BatchNorm)) and not isinstance(made, IdentityShortcut)
+    if not weighted or not item.alone(1 - k) or not channels:
         raise item.refused(
             f"adds constants of shape {bias.shape} to the output of {node.name}; only a bias for the channels of a "
-            "convolution or linear layer without one is supported"
+            "convolution, linear layer or batch norm, which nothing else reads, is supported"
         )
-    made.bias = Tensor(bias.reshape(-1).copy(), requires_grad=True, name=f"{node.name}.bias")
+    bias = bias.reshape(-1) if made.bias is None else made.bias.data + bias.reshape(-1)
+    made.bias = Tensor(bias.copy(), requires_grad=True, name=f"{node.name}.bias")
     return node
 
 
 def sum_(item):
     """Of any number of values."""
+    if len(item.inputs) == 2:
+        return add(item)
     total, rest = item.node(), [item.node(k) for k in range(1, len(item.inputs))]
     for k, other in enumerate(rest, start=1):
         total = item.graph.add(total, other, name=item.name() if k == len(rest) else None)
@@ -200,6 +207,8 @@ def reshape(item):
 def squeeze(item):
     x, axes = item.node(), item.get("axes")
     axes = item.constant(1, "axes", needed=False) if axes is None else axes
+    if axes is None and item.reader.batch != 1 and x.shape[-1] > 1:  # else the batch or the channels would go as well
+        axes = [2, 3]
     if x.shape[:-1] != (1, 1) or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
         raise item.refused(f"over axes {axes} of a value of shape {x.shape}; only a picture of one pixel to a vector")
     return _flat(item)
@@ -285,10 +294,21 @@ def _windows(item, x, kernel):
     elif mode == "VALID":
         pads = [0, 0, 0, 0]
     padding = ((pads[0], pads[2]), (pads[1], pads[3]))
-    rest = [(n + sum(p) - k) % s for n, p, k, s in zip(x.shape, padding, kernel, stride, strict=False)]
-    if item.get("ceil_mode", 0) and any(rest):
-        raise item.refused("ceil_mode = 1 with windows that stand out of the picture", "use ceil_mode=False, or pad")
+    if item.get("ceil_mode", 0):
+        more = [_beyond(*axis) for axis in zip(x.shape, kernel, stride, padding, strict=False)]
+        if any(more) and item.get("count_include_pad", 0):  # what stands out does not count there, as padding does
+            raise item.refused(
+                "ceil_mode = 1 with count_include_pad = 1 and windows that stand out of the picture",
+                "use ceil_mode=False, or count_include_pad=False",
+            )
+        padding = tuple((before, after + m) for (before, after), m in zip(padding, more, strict=True))
     return tuple(int(k) for k in kernel), tuple(stride), padding
+
+
+def _beyond(size, kernel, stride, padding):
+    """How far the last window stands out with ceil_mode: the last one that begins before the padding at the end."""
+    last = min(-(-(size + sum(padding) - kernel) // stride), (size + padding[0] - 1) // stride)
+    return max(0, last * stride + kernel - size - sum(padding))
 
 
 def _flat(item):

@@ -8,6 +8,7 @@ grow with the number of images.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,9 +16,9 @@ import numpy as np
 from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
-from nsim.checks import is_number
+from nsim.checks import all_finite, is_number
 from nsim.convert.neurons import Quantiser
-from nsim.errors import ParameterError, ShapeError
+from nsim.errors import EventWarning, ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
 from nsim.kernels.threads import over
 
@@ -113,12 +114,13 @@ def thresholds(
     an image; see `to_spiking` and `nsim.convert.lower`. Without a percentile, thresholds of least error for this
     quantiser; for raised pools then from the 99.9 percentile on both sides.
 
-    A channel of which the percentile is 0 takes its maximum; one that never was active takes its layer's threshold.
+    A channel of which the percentile is 0 takes its maximum; one that never was active takes its layer's threshold; a
+    layer that never was active, with a warning, the largest magnitude that came into it.
 
     Raises
     ------
     ParameterError
-        If percentile is not above 1 and at most 100, there are no images, or a whole layer was never active.
+        If percentile is not above 1 and at most 100, there are no images, or an activation or an output is not finite.
     """
     if percentile is not None and not (is_number(percentile) and 1 < percentile <= 100):
         raise ParameterError(
@@ -138,7 +140,9 @@ def thresholds(
         sizes = net.shapes(shape)
         most = max(1, KEPT_BYTES // sum(4 * int(np.prod(sizes[name])) for name in found)) if found else len(images)
         for start in range(0, len(images), most):
-            _, kept = net.forward(images[start : start + most], keep=found)
+            output, kept = net.forward(images[start : start + most], keep=found)
+            for name, values in *((node.name, kept[node.name]) for node in nodes), (net.output.name, output):
+                _finite(name, values, seen + start)
 
             def work(k, kept=kept):
                 name = nodes[k].name
@@ -157,7 +161,34 @@ def thresholds(
         least = percentile is None and name not in below
         value = histogram.least_error(quantiser) if least else histogram.percentile(percent)
         value = np.where(value > 0, value, histogram.largest) + floors.get(name, 0.0)
-        if not value.max() > 0:
-            raise ParameterError(f"{name}: never active on {seen} calibration images; give more or other images")
         values[name] = np.where(value > 0, value, value.max())
+    if silent := [name for name, value in values.items() if not value.max() > 0]:
+        values |= _unseen(net, silent, images[start:])
+        warnings.warn(
+            f"{', '.join(silent)}: never active on {seen} calibration images. Where such a layer becomes active, its "
+            "values are coarse: a guess, the largest magnitude that came into it, is its threshold. Give more or other "
+            "images, unless it is known to be silent",
+            EventWarning,
+            stacklevel=3,
+        )
     return values, floors, shape
+
+
+def _finite(name, values, before):
+    """Refuse what a node gave for a batch, after so many images, if it is not finite."""
+    if not all_finite(values):
+        image = before + np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0]
+        raise ParameterError(
+            f"{name}: NaN or infinity for calibration image {image}: sums beyond float32's range; normalise the images "
+            "as the network expects, or train it anew"
+        )
+
+
+def _unseen(net, names, images):
+    """Thresholds of layers that never were active. Any is exact as long as they stay silent. What they send if they do
+    not is bounded best by what came into them: neurons rounded to zero err by a fraction of a threshold, while those
+    clipped by a threshold too small err without bound."""
+    sources = {name: net[name].inputs[0].name for name in names}
+    _, kept = net.forward(images, keep=sources.values())
+    # Of zeros alone nothing is known, not even a scale.
+    return {name: np.array([float(np.abs(kept[source]).max()) or 1.0]) for name, source in sources.items()}

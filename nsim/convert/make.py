@@ -30,7 +30,8 @@ def to_spiking(
     ----------
     net : nsim.ann.Graph, trained
     calibration : float32 [B, C, H, W], or batches of such (of images, or of pairs (images, labels))
-        Images that the network was trained on, which set the thresholds. Batches are read once, one at a time.
+        Images that the network was trained on, which set the thresholds. Batches are read once, one at a time. A layer
+        that none of them makes active converts too, with an EventWarning that names it.
     neuron : convert.Bistable, default phases=4; convert.IF or convert.Phase
     percentile : float, optional
         Threshold of a layer: this percentile of its activations; 100 is their maximum. Found from a histogram, to
@@ -51,7 +52,7 @@ def to_spiking(
     Raises
     ------
     ParameterError, ShapeError
-        If an operation cannot be converted (it is named), or the images do not fit.
+        If an operation cannot be converted, or what it gives is not finite (it is named), or the images do not fit.
 
     Source: Li, Zhao & Zeng 2021 (see `Bistable`); percentile: Rueckauer et al. 2017, "Conversion of continuous-valued
     deep networks to efficient event-driven networks for image classification", section 2.2.

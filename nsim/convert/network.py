@@ -31,15 +31,17 @@ class Activity(NamedTuple):
 
     values : {name: float32 [B, *shape]}, the activations that the spikes stand for, in the network's units
     spikes : {name: int64 [B]}, number of spikes of each image, those of a burst one by one; of relays and pools too
-    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added to a membrane; those of
-        averages and of layers without a neuron too, which send on what came in
+    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added because of a spike
     logits : float32 [B, steps, classes], as of a call
+    graded : {name: int64 [B]}, of linear nodes that another linear node reads: real numbers times a weight, since what
+        came in during a step is sent on as it is, without a neuron
     """
 
     values: dict
     spikes: dict
     synapses: dict
     logits: np.ndarray
+    graded: dict
 
 
 class SpikingNetwork:
@@ -213,7 +215,7 @@ class SpikingNetwork:
         return self._logits(out)
 
     def activity(self, images, steps: int) -> Activity:
-        """What each population sends in a run: decoded values, spikes, synaptic operations. See `Activity`.
+        """What each population sends in a run: decoded values, spikes, operations. See `Activity`.
 
         The value of a layer is the mean over its complete stages.
         """
@@ -223,21 +225,21 @@ class SpikingNetwork:
         values = {p: np.zeros((len(images), p.size)) for p in sending}
         spikes = {p: np.zeros(len(images), np.int64) for p in sending}
         passing = [p for p in self.populations if p.kind == "sum"]  # values that go on, graded, without a neuron
-        synapses = {p: np.zeros(len(images), np.int64) for p in [*sending, *passing]}
+        operations = {p: np.zeros(len(images), np.int64) for p in [*sending, *passing]}
         readers = [(source, link) for q in self.populations if q.kind != "pool" for source, link in q.edges]
-        fan_out = {p: sum(link.fan_out for source, link in readers if source is p) for p in synapses}
+        fan_out = {p: sum(link.fan_out for source, link in readers if source is p) for p in operations}
         whole = steps // self.code.cycle * self.code.cycle  # a stage that is not complete has no value
         out = np.empty((len(images), steps, self.populations[-1].size), np.float32)
 
         def visit(sample, came, space, first, last):
             out[sample, first:last] = came
-            for p in synapses:
+            for p in operations:
                 events, size = space.events[p], schedule.steps[p.depth].size[first:last]
                 ends = events.indptr[: last - first + 1]
                 indices, sizes = events.indices[: ends[-1]], np.repeat(size, np.diff(ends))
                 sent = events.values[: ends[-1]] if len(events.values) else sizes
                 number = np.rint(np.abs(sent) / sizes).astype(np.int64) if p in spikes else 1
-                synapses[p][sample] += np.sum(number * np.broadcast_to(fan_out[p], p.size)[indices])
+                operations[p][sample] += np.sum(number * np.broadcast_to(fan_out[p], p.size)[indices])
                 if p in spikes:
                     spikes[p][sample] += number.sum()
                     complete = ends[min(last, max(whole, first)) - first]
@@ -251,8 +253,9 @@ class SpikingNetwork:
             stages = max(1, self.code.sent(steps, p.depth))
             value = values[p].reshape(len(images), *p.shape) * (p.scale / stages)
             decoded[p.name] = (value - p.floor).astype(np.float32)
-        named = [{p.name: table[p] for p in table} for table in (spikes, synapses)]
-        return Activity(decoded, *named, self._logits(out))
+        spikes = {p.name: spikes[p] for p in sending}
+        synapses, graded = ({p.name: operations[p] for p in some} for some in (sending, passing))
+        return Activity(decoded, spikes, synapses, self._logits(out), graded)
 
     def _logits(self, out):
         """The readout [..., N] in the shape of the network's output, where channels come first."""

@@ -1,4 +1,4 @@
-"""What a conversion did and what it costs: the fate of each node, parts of the error, spikes, synaptic operations."""
+"""What a conversion did and what it costs: the fate of each node, parts of the error, spikes, operations."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
     """What became of each node of the network that was converted, one entry each, in order; then the populations that
     no node stands for: relays, and neurons that send what a maximum is taken of.
 
-    Every ReLU stands there as a layer of spiking neurons: `to_spiking` refuses what it cannot convert, by name. Analog
-    are what is computed from the images before the first neurons, and the readout, and they are named so.
+    Every ReLU stands there as a layer of spiking neurons: `to_spiking` refuses what it cannot convert, by name. What
+    does not spike is named so. Analog are what is computed from the images before the first neurons, and the readout.
+    Graded is a linear node whose values a convolution, a matrix or an average reads without a ReLU between, such as the
+    average before a classifier: in each step it sends on, as real numbers, the weighted spikes that came in.
 
     Raises
     ------
@@ -42,20 +44,20 @@ def coverage(net: Graph, snn: SpikingNetwork) -> list[Fate]:
         If `snn` was made from another network, or from this one before its weights changed.
     """
     _check(net, snn, "coverage")
-    made = {p.name: p for p in snn.populations if p.kind in ("neuron", "pool", "relay")}
+    made = {p.name: p for p in snn.populations if p.kind != "readout"}
     analog, found = snn.analog_nodes(), []
     for node in net:
         p = made.pop(node.name, None)
         if p is not None:
-            words = _words(snn, p)
+            words = f"{'analog and ' * (node.name in analog)}{_words(snn, p)}"
         elif not node.inputs:
             seen = sorted(p.name for p in snn.populations_of_images)
             words = f"analog: constant drive of {', '.join(seen) or 'nothing'}"
         else:
             readers = ", ".join(_readers(net, node, snn)) or "the readout, an analog sum"
             words = f"{'analog: ' * (node.name in analog)}{_folded(node.operation)} {readers}"
-        found.append(Fate(node.name, type(node.operation).__name__, words, p is not None))
-    return found + [Fate(p.name, p.kind, _words(snn, p), True) for p in made.values()]
+        found.append(Fate(node.name, type(node.operation).__name__, words, p is not None and p.kind != "sum"))
+    return found + [Fate(p.name, p.kind, _words(snn, p), p.kind != "sum") for p in made.values()]
 
 
 def _check(net, snn, what):
@@ -71,6 +73,10 @@ def _words(snn, p):
         return f"gate that passes the largest of each window, depth {p.depth}"
     if p.kind == "relay":
         return f"{p.size:,} synchronous neurons, depth {p.depth}"
+    if p.kind == "sum":
+        readers = (q for q in snn.populations if any(source is p for source, _ in q.edges))
+        names = ", ".join("the readout" if q.kind == "readout" else q.name for q in readers)
+        return f"graded: passes on real values, sums of weighted spikes, in each step; read by {names}"
     return f"{snn.code}, {p.size:,} neurons, depth {p.depth}, threshold {_span(p.scale)}"
 
 
@@ -79,8 +85,8 @@ def _folded(operation):
 
 
 def _readers(net, node, snn):
-    """Names of the nodes that spike and whose sum a node is part of."""
-    made = {p.name for p in snn.populations if p.kind in ("neuron", "pool")}
+    """Names of the nodes that spike, or are graded, and whose sum a node is part of."""
+    made = {p.name for p in snn.populations if p.kind in ("neuron", "pool", "sum")}
     found, stack, seen = [], [node], set()
     while stack:
         for reader in net.consumers(stack.pop()):
@@ -158,9 +164,10 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
 class Cost(NamedTuple):
     """Means for one image.
 
-    spikes : of all neurons, relays and gates; synapses : synaptic operations, weights added to a membrane because of a
-    spike; first_layer : multiply-adds of the analog drive, computed once for an image; ann : multiply-adds of the
-    network that was converted; rate : spikes of a neuron and step; by_layer : {name: (spikes, synaptic operations)}
+    spikes : of all neurons, relays and gates; synapses : synaptic operations, weights added because of a spike;
+    first_layer : multiply-adds of the analog drive, computed once for an image; ann : multiply-adds of the network that
+    was converted; rate : spikes of a neuron and step; by_layer : {name: (spikes, synapses, graded)}; graded :
+    multiply-adds behind graded nodes (see `coverage`), real numbers times a weight in each step
     """
 
     spikes: float
@@ -169,10 +176,11 @@ class Cost(NamedTuple):
     ann: int
     rate: float
     by_layer: dict
+    graded: float
 
 
 def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
-    """Spikes and synaptic operations of an image, beside the multiply-adds of the network that was converted.
+    """Spikes and operations of an image, beside the multiply-adds of the network that was converted; see `Cost`.
 
     Raises
     ------
@@ -183,14 +191,14 @@ def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
     whole("cost", steps=(steps, 1))
     steps = int(steps)
     found = snn.activity(images, steps)
-    none = np.zeros(1)
-    by_layer = {name: (found.spikes.get(name, none).mean(), found.synapses[name].mean()) for name in found.synapses}
-    spikes, synapses = (sum(pair[k] for pair in by_layer.values()) for k in (0, 1))
+    by_layer = {name: (count.mean(), found.synapses[name].mean(), 0) for name, count in found.spikes.items()}
+    by_layer |= {name: (0, 0, count.mean()) for name, count in found.graded.items()}
+    spikes, synapses, graded = map(sum, zip(*by_layer.values(), strict=True))
     every = {node.name: _multiply_adds(node, snn.shapes) for node in net}
     analog = sum(every[name] for name in snn.analog_nodes())
     neurons = {p.name: p.size for p in snn.populations if p.kind in ("neuron", "relay")}
     rate = sum(by_layer[name][0] for name in neurons) / sum(neurons.values()) / steps
-    return Cost(spikes, synapses, analog, sum(every.values()), rate, by_layer)
+    return Cost(spikes, synapses, analog, sum(every.values()), rate, by_layer, graded)
 
 
 def _multiply_adds(node, shapes):

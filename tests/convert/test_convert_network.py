@@ -7,7 +7,7 @@ from numba import get_num_threads, set_num_threads
 from nsim import ann, convert
 from nsim.convert.calibrate import Histogram
 from nsim.convert.neurons import Quantiser
-from nsim.errors import ParameterError, ShapeError
+from nsim.errors import EventWarning, ParameterError, ShapeError
 from tests.convert.small import POOLS, images, network, with_pools
 
 
@@ -133,6 +133,16 @@ def spoiled(value):
     return net
 
 
+def overflowing(name):
+    """A network with a layer that leaves the range of float32 where images are large."""
+    net = network()
+    net[name].operation.weight.data[...] = 1e20
+    return net
+
+
+beyond = [images(5), images(4) * np.array([1, 1, 1e19, 1], np.float32)[:, None, None, None]]
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -144,14 +154,13 @@ def spoiled(value):
         ({"net": spoiled(np.nan)}, "conv2.weight holds NaN"), ({"net": spoiled(np.inf)}, "conv2.weight holds NaN or"),
         ({"calibration": []}, "no images"), ({"calibration": 7}, "calibration is a int"),
         ({"calibration": "images"}, "calibration is a str"),
-        ({"calibration": np.full((2, 2, 8, 8), -9, np.float32), "net": None}, "never active on 2"),
+        ({"net": overflowing("fc"), "calibration": beyond}, "^fc: NaN or infinity for calibration image 7:"),
+        ({"net": overflowing("conv2"), "calibration": beyond}, "^relu2: NaN or infinity for calibration image 7:"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_impossible_conversions_are_refused(change, text):
     arguments = {"net": network(), "calibration": images(), "neuron": convert.Bistable()} | change
-    if arguments["net"] is None:  # an input below zero never drives a neuron
-        arguments["net"] = ann.Graph()
-        arguments["net"].linear(arguments["net"].flatten(arguments["net"].relu(arguments["net"].input((2, 8, 8)))), 2)
     with pytest.raises(ParameterError, match=text):
         convert.to_spiking(**arguments)
 
@@ -259,6 +268,38 @@ def test_a_channel_that_is_rarely_active_keeps_its_own_scale():
         large, rare, silent = convert.to_spiking(net, x, **options).thresholds["relu"]
         assert 90 < large < 110 and silent == large and 0.9 < rare < 1.6
     assert convert.to_spiking(net, x, percentile=99.9).thresholds["relu"][1] == 1
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("options", [{}, {"percentile": 99.9}, {"correct_bias": True}])
+def test_a_layer_that_is_never_active_is_silent_and_may_wake(options, per_channel):
+    """Its threshold comes from what came into it: that it wakes with other images costs precision and no more."""
+    net, x = network(), images(12)
+    net["norm1"].operation.bias.data[...] = -20
+    for name in ("conv2", "conv3"):
+        net[name].operation.bias.data[...] = 1
+    with pytest.warns(EventWarning, match=r"^relu1: never active on 12 calibration images\. .* Give more") as caught:
+        snn = convert.to_spiking(net, [x[:7], x[7:]], convert.Bistable(12), per_channel=per_channel, **options)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    (threshold,) = snn.thresholds["relu1"]
+    _, kept = net.forward(x[7:], keep=["norm1"])
+    assert threshold == np.abs(kept["norm1"]).max() > 20
+    found = snn.activity(x, snn.first_answer)
+    assert not found.spikes["relu1"].any()
+    np.testing.assert_allclose(found.logits[:, -1], net.forward(x)[0], atol=2e-3)
+    awake = 12 * x
+    sent, (_, kept) = snn.activity(awake, snn.first_answer).values["relu1"], net.forward(awake, keep=["relu1"])
+    assert kept["relu1"].max() > 1
+    np.testing.assert_allclose(sent, np.minimum(kept["relu1"], threshold), atol=threshold / 2**11)
+
+
+def test_a_layer_that_gets_zeros_alone_has_a_threshold_too():
+    net = ann.Graph(seed=0)
+    net.linear(net.flatten(net.relu(net.input((2, 8, 8)), name="relu1")), 2)
+    with pytest.warns(EventWarning, match="relu1: never active on 6"):
+        snn = convert.to_spiking(net, images() * 0)
+    assert snn.thresholds["relu1"] == 1
+    assert snn.activity(images(), snn.first_answer).spikes["relu1"].all()
 
 
 @pytest.mark.parametrize("parts", [1 << 7, 1 << 12])

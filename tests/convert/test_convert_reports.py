@@ -21,7 +21,8 @@ def test_every_node_has_a_fate():
     assert {name for name, fate in fates.items() if fate.spiking} == {"relu1", "relu2", "relu3", "pool", "pool+1"}
     assert fates["norm1"].became == "analog: folded into the weights of relu1"
     assert fates["add"].became == "summed by relu3" and "depth 2" in fates["relu3"].became
-    assert fates["mean"].became == "average, in the drive of the readout, an analog sum"
+    graded = "graded: passes on real values, sums of weighted spikes, in each step; read by the readout"
+    assert fates["mean"].became == graded and not fates["mean"].spiking
     assert fates["input"].became == "analog: constant drive of relu1"
 
 
@@ -32,14 +33,18 @@ def test_reports_know_every_population(kind):
     snn = convert.to_spiking(net, x, convert.Bistable(8), percentile=100)
     steps = snn.first_answer
     fates = {fate.name: fate for fate in convert.coverage(net, snn)}
-    assert {p.name for p in snn.populations if p.kind in ("neuron", "pool", "relay")} <= fates.keys()
+    assert {p.name for p in snn.populations} <= fates.keys()
+    graded = {p.name for p in snn.populations if p.kind == "sum"}
+    assert graded == {name for name, fate in fates.items() if fate.became.startswith("graded")}
     analog = {name for name, fate in fates.items() if fate.became.startswith("analog")}
     assert analog == {node.name for node in net if net.nodes.index(node) < net.nodes.index(net["relu1"])}
     split = convert.error_split(net, snn, x, steps)
     assert len(split.names) == sum(p.kind == "neuron" for p in snn.populations)
     assert (split.total < 0.05).all() and (split.total > 0).all()
     found = convert.cost(net, snn, x, steps)
-    assert found.spikes == sum(spikes.mean() for spikes in snn.activity(x, steps).spikes.values())
+    activity = snn.activity(x, steps)
+    assert found.spikes == sum(spikes.mean() for spikes in activity.spikes.values())
+    assert graded == activity.graded.keys() and found.graded == sum(n.mean() for n in activity.graded.values())
     assert len(found.by_layer) == len(snn.populations) - 1
     if kind == "two readers":  # each has a gate of its own
         assert {"pool", "pool.2"} <= fates.keys() and found.by_layer["pool"][0] == found.by_layer["pool.2"][0] > 0
@@ -134,10 +139,11 @@ def test_costs_are_counted():
     level = np.rint(values["relu2"].value * 8 / snn.thresholds["relu2"])
     reach = np.outer([2, 3, 3, 2], [2, 3, 3, 2])[None, :, :, None] * 6
     # The first stage of a run is the only one in which this layer has fired.
-    spikes, synapses = found.by_layer["relu2"]
+    spikes, synapses, graded = found.by_layer["relu2"]
     assert spikes == oracle.bits(level).sum() / 4
-    assert synapses == (oracle.bits(level) * reach).sum() / 4
-    assert found.spikes == sum(pair[0] for pair in found.by_layer.values()) and 0 < found.rate < 1
+    assert synapses == (oracle.bits(level) * reach).sum() / 4 and graded == 0
+    totals = tuple(sum(column) for column in zip(*found.by_layer.values(), strict=True))
+    assert totals == (found.spikes, found.synapses, found.graded) and 0 < found.rate < 1
 
 
 def test_operations_behind_an_average_are_counted():
@@ -154,8 +160,32 @@ def test_operations_behind_an_average_are_counted():
     )
     sent = [(level >> k) & 1 for k in range(3)]
     windows = sum((s.reshape(2, 4, 2, 4, 2, 6).sum(axis=(2, 4)) > 0).sum() for s in sent)
-    assert found.by_layer["relu1"] == (sum(s.sum() for s in sent) / 2, sum(s.sum() for s in sent) / 2)
-    assert found.by_layer["mean"] == (0, 5 * windows / 2)
+    assert found.by_layer["relu1"] == (sum(s.sum() for s in sent) / 2, sum(s.sum() for s in sent) / 2, 0)
+    assert found.by_layer["mean"] == (0, 0, 5 * windows / 2)
+    assert found.synapses == sum(found.by_layer[name][1] for name in ("relu1", "relu2"))
+
+
+def test_a_linear_layer_that_another_one_reads_is_graded():
+    """A bottleneck without ReLU: what is narrow is sent on as real numbers, whose operations are no spike's."""
+    net = ann.Graph(seed=0)
+    x = net.relu(net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1), name="relu1")
+    x = net.batch_norm(net.conv2d(x, 3, 1, name="narrow"), name="norm")
+    x = net.relu(net.conv2d(x, 6, 1, name="wide"), name="relu2")
+    net.linear(net.linear(net.flatten(x), 2, name="first"), 3, name="second")
+    snn, x = convert.to_spiking(net, images()), images(2)
+    fates = {fate.name: fate for fate in convert.coverage(net, snn)}
+    words = "graded: passes on real values, sums of weighted spikes, in each step; read by "
+    assert fates["norm"].became == f"{words}relu2" and fates["first"].became == f"{words}the readout"
+    assert fates["narrow"].became == "weights of norm" and fates["wide"].became == "weights of relu2"
+    assert not fates["norm"].spiking and fates["relu2"].spiking
+    found = convert.cost(net, snn, x, snn.first_answer)
+    assert found.by_layer["relu1"][1:] == (3 * found.by_layer["relu1"][0], 0)
+    assert found.by_layer["relu2"][1:] == (2 * found.by_layer["relu2"][0], 0)
+    relu1 = oracle.forward(net, x, snn.thresholds, 4)["relu1"].value
+    level = np.rint(relu1 * 16 / snn.thresholds["relu1"]).astype(int)
+    places = sum(((level >> k) & 1).any(axis=3).sum() for k in range(4))  # at which something came in during a step
+    assert found.by_layer["norm"] == (0, 0, 3 * 6 * places / 2) and found.by_layer["first"][2] <= 2 * 3 * 4
+    assert found.graded == found.by_layer["norm"][2] + found.by_layer["first"][2]
 
 
 @pytest.mark.parametrize("code", [convert.Bistable(4), convert.Phase(4)])
