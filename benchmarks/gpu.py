@@ -118,10 +118,10 @@ def milliseconds(seconds):
 
 
 def device_line():
-    """The GPU and its driver, in one line."""
-    found = cuda.driver()
-    if not found or not found.gpus:
+    """The GPU and its driver, in one line. In the simulator no driver is asked, though there may be one."""
+    if floor.SIMULATED:
         return "No GPU: nsim in the CUDA simulator, PyTorch on the CPU. No figure below says anything of a GPU."
+    found = cuda.driver()
     return f"{found.gpus[0]}, driver {cuda.driver_release() or 'unknown'}, CUDA up to {'.'.join(map(str, found.cuda))}."
 
 

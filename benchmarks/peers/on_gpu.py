@@ -1,7 +1,7 @@
 """The peers of benchmarks/gpu.py, on the GPU: nsim, and those on PyTorch with their weights and batches moved there.
 
 Times are from device events, of work that is already queued behind them; peaks are what a step adds to what is held
-before it (weights, optimiser, batch). Without a GPU nsim runs in the simulator, PyTorch on the CPU, timed by the clock.
+before it (weights, optimiser, batch). Where nsim runs in the simulator, PyTorch runs on the CPU, timed by the clock.
 """
 
 import time
@@ -9,13 +9,14 @@ import time
 import torch
 
 from benchmarks.common import versions
+from benchmarks.floor import SIMULATED
 from benchmarks.floor import seconds as device_seconds
 from benchmarks.peers import nsim_net, torch_net
 from nsim import optim
 from nsim.errors import StepOverflow
 from nsim_cuda.memory import POOL
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cpu" if SIMULATED else "cuda"
 
 
 class Nsim(nsim_net.Net):
@@ -74,6 +75,11 @@ class OnGpu:
     """Makes a peer on PyTorch run on the GPU and measures it there. Put before the peer's class."""
 
     def make(self, weights):
+        if DEVICE == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"PyTorch {torch.__version__} sees no GPU (it is built for {torch.version.cuda or 'the CPU alone'}); "
+                'pip install -e ".[gpu]" takes a build with CUDA'
+            )
         super().make(weights)
         for parameter in self.parameters():
             parameter.data = parameter.data.to(DEVICE)
@@ -192,7 +198,7 @@ def lif_step(x_t, v, s, beta, slope):
 
 
 def torch_seconds(run):
-    """Time of run() after one that is not counted, from device events, or by the clock without a GPU."""
+    """Time of run() after one that is not counted, from device events, or by the clock on the CPU."""
     run()
     if DEVICE == "cpu":
         start = time.perf_counter()
@@ -207,7 +213,7 @@ def torch_seconds(run):
 
 
 def torch_peak(run):
-    """Bytes that PyTorch's allocator holds at most during run(), above what it holds before; 0 without a GPU."""
+    """Bytes that PyTorch's allocator holds at most during run(), above what it holds before; 0 on the CPU."""
     if DEVICE == "cpu":
         run()
         return 0

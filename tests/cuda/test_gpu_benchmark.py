@@ -19,9 +19,10 @@ ROWS = 500 * 256
 
 
 def run(script, *arguments, simulator=True):
-    """A script of benchmarks/ in a process of its own."""
-    env = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
-    env |= {"NUMBA_ENABLE_CUDASIM": "1"} if simulator else {"CUDA_VISIBLE_DEVICES": ""}
+    """A script of benchmarks/ in a process of its own, which sees no GPU where there is one."""
+    env = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"} | {"CUDA_VISIBLE_DEVICES": ""}
+    if simulator:
+        env["NUMBA_ENABLE_CUDASIM"] = "1"
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
@@ -165,6 +166,16 @@ def test_barriers_are_counted_in_the_loop_over_steps():
         floor.barriers(make_without_steps)
 
 
+def test_a_torch_without_cuda_is_refused(monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
+    from benchmarks.peers import on_gpu
+
+    monkeypatch.setattr(on_gpu, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"^PyTorch \S+ sees no GPU .*; pip install -e"):
+        on_gpu.Fair(SHAPE, [], threads=torch.get_num_threads())
+
+
 FOUND = {
     "nsim": {"forward": 1e-3, "backward": 2e-3, "step": 4e-3, "peak": 2**20, "loss": 1.25},
     gpu.PAPER: {"forward": 1e-2, "backward": 4e-1, "step": 5e-1, "peak": 2**30, "loss": 1.25},
@@ -193,5 +204,8 @@ def test_rows_and_targets(monkeypatch):
 def test_results_are_named_after_the_gpu(monkeypatch):
     found = cuda.Driver((13, 0), (cuda.Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30),))
     monkeypatch.setattr(cuda, "driver", lambda: found)
+    monkeypatch.setattr(floor, "SIMULATED", False)
     assert gpu.results_file() == ROOT / "benchmarks" / "results" / "gpu-nvidia-h100-80gb-hbm3.md"
     assert gpu.device_line().startswith("NVIDIA H100 80GB HBM3, compute capability 9.0, 80 GiB, driver ")
+    monkeypatch.setattr(floor, "SIMULATED", True)  # on the same machine
+    assert gpu.device_line().startswith("No GPU")
