@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import floor, gpu
+from benchmarks import agree_gpu, floor, gpu
 from benchmarks.shapes import Shape
 from nsim import cuda
 from nsim.neurons import MODELS
@@ -47,29 +48,48 @@ def test_the_benchmark_runs_in_the_simulator(tiny):
     assert "up to 150 times" in text
 
 
-@pytest.mark.parametrize("arguments", [(), ("--tiny",)])
-def test_without_a_gpu_the_benchmark_says_so(arguments):
-    done = run("gpu.py", *arguments, simulator=False)
+@pytest.mark.parametrize("arguments", [("gpu.py",), ("gpu.py", "--tiny"), ("agree_gpu.py",), ("sanitize.py",)])
+def test_without_a_gpu_they_say_so(arguments):
+    done = run(*arguments, simulator=False)
     assert done.returncode == 1
-    assert "benchmarks/gpu.py needs a GPU" in done.stderr
+    assert f"benchmarks/{arguments[0]} needs a GPU" in done.stderr
 
 
-def test_the_simulator_measures_nothing_large():
-    done = run("gpu.py")
+@pytest.mark.parametrize("script", ["gpu.py", "agree_gpu.py"])
+def test_the_simulator_takes_nothing_large(script):
+    done = run(script)
     assert done.returncode == 1
     assert "the simulator takes --tiny only" in done.stderr
+
+
+def test_cpu_and_simulator_train_alike():
+    done = run("agree_gpu.py", "--tiny")
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("|").split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    rows = [[float(cell) for cell in line] for line in lines[2:]]
+    assert [row[0] for row in rows] == [0, 10]
+    for _, cpu, simulated, gap in rows:
+        assert simulated == pytest.approx(cpu, rel=1e-4)
+        assert gap < 1e-4
+    assert rows[0][1] != rows[1][1]  # it trains
+    assert "Test accuracy: CPU " in done.stdout
+
+
+@pytest.mark.parametrize(("there", "said", "status"), [(1.09, "0.90%", 0), (0.89, "1.10%", 1), (np.nan, "nan%", 1)])
+def test_losses_that_part_are_told(monkeypatch, capsys, there, said, status):
+    curves = np.ones((20, 2))
+    curves[13, 1] = there
+    monkeypatch.setattr(cuda, "is_available", lambda: cuda.Answer(True, "a GPU"))
+    monkeypatch.setattr(agree_gpu, "SIMULATED", False)
+    monkeypatch.setattr(agree_gpu, "train", lambda *_: (curves, (0.5, 0.5)))
+    assert agree_gpu.main(["--tiny"]) == status
+    assert f"Largest difference: {said} (at most 1%)" in capsys.readouterr().out
 
 
 def test_sanitize_runs_in_the_simulator():
     done = run("sanitize.py", "--first", "1", "--batch", "2", "--steps", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"model {next(iter(MODELS))}, recurrent False, delay 0")
-
-
-def test_without_a_gpu_sanitize_says_so():
-    done = run("sanitize.py", simulator=False)
-    assert done.returncode == 1
-    assert "benchmarks/sanitize.py needs a GPU" in done.stderr
 
 
 def test_sanitize_meets_every_model_and_form():
