@@ -7,7 +7,8 @@
 The cases are those of Perez-Nieves & Goodman 2021: SHD, N-MNIST and Fashion-MNIST, two hidden layers of 200 to 1000,
 a batch of 256. As in benchmarks/step.py all compute the same network on the same events with the same weights, each in
 a process of its own, and take turns; times are medians from device events. The dense frameworks get a dense tensor that
-is on the GPU before.
+is on the GPU before. A whole step is timed with the reading of its loss, for all of them: nsim waits for the device
+once between two steps, there or, where the loss is not read, at the start of the next one (docs/cuda.md).
 
 The floor (benchmarks/floor.py) is the larger of bytes that must move over the bandwidth of a copy, and T times the step
 of an empty sweep with the same barriers, both measured in the same run.
@@ -18,12 +19,13 @@ import re
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import floor
-from benchmarks.common import Report, Worker, interleaved, machine, table
+from benchmarks.common import Report, Worker, first_line, interleaved, machine, table
 from benchmarks.peers import nsim_net
 from benchmarks.shapes import SHAPES, make_events, make_weights
 from nsim import cuda
@@ -38,8 +40,8 @@ PEERS = {
     "SpikingJelly, fused": "spikingjelly_on_gpu:Net",
 }
 SIZES = [200, 400, 600, 800, 1000]
-TINY = ["nsim", "torch, paper's loop", "torch, unbind"]  # what runs without a GPU
-PAPER = "torch, paper's loop"
+PAPER, JELLY = "torch, paper's loop", "SpikingJelly, fused"
+TINY = ["nsim", PAPER, "torch, unbind"] + ([JELLY] if find_spec("spikingjelly") else [])  # what runs without a GPU
 
 NOTE = """
 The paper's own sparse kernels are not run here: they are an extension for PyTorch 1.7 and CUDA 11. What Perez-Nieves &
@@ -61,15 +63,15 @@ def measure(shape, args):
                 found[name] = {"loss": workers[name].call("device_loss"), "peak": workers[name].call("device_peak")}
             except RuntimeError as error:
                 workers.pop(name, None)
-                failed[name] = str(error).splitlines()[0]
-        steps = interleaved(workers, "device_step", args.repeats, args.warm)
-        parts = interleaved(workers, "device_parts", args.repeats, args.warm)
+                failed[name] = first_line(error)
+        steps = interleaved(workers, "device_step", args.repeats, args.warm, failed)
+        parts = interleaved(workers, "device_parts", args.repeats, args.warm, failed)
         args.seen.update({worker.versions: None for worker in workers.values()})
-    for name in workers:
+    for name in parts:
         found[name] |= {"step": steps[name], "forward": parts[name][0], "backward": parts[name][1]}
     host = nsim_net.Net(shape, weights, args.threads)
     rates = host.rates(host.prepare(make_events(shape)))
-    return {name: found[name] for name in workers}, failed, rates
+    return {name: found[name] for name in parts}, failed, rates
 
 
 def rows_of(shape, found, failed, rates):
@@ -179,12 +181,7 @@ def main(given=None):
         for size in args.sizes[:1] if args.tiny else args.sizes:
             shape = shape_of(key, size, args)
             print(f"{shape} ...", file=sys.stderr, flush=True)
-            try:
-                found, failed, rates = measure(shape, args)
-            except RuntimeError as error:  # a process that died between its turns takes no other case with it
-                rows.append([str(shape), "", f"did not run: {error}", *[""] * 7])
-                ours_failed = True
-                continue
+            found, failed, rates = measure(shape, args)
             rows += rows_of(shape, found, failed, rates)
             lines.append(targets(shape, found, rates))
             ours_failed = ours_failed or "nsim" in failed

@@ -1,14 +1,16 @@
 """benchmarks/gpu.py and benchmarks/sanitize.py run in the simulator, say so where they cannot, and count bytes."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import agree_gpu, floor, gpu
+from benchmarks import agree_gpu, common, floor, gpu
 from benchmarks.shapes import Shape
 from nsim import cuda
 from nsim.neurons import MODELS
@@ -43,7 +45,8 @@ def test_the_benchmark_runs_in_the_simulator(tiny):
     assert rows[0][1:5] == ["framework", "forward, ms", "backward, ms", "step, ms"]
     assert [row[1] for row in rows[2:]] == ["floor", *gpu.TINY]
     assert all(float(row[2]) > 0 for row in rows[2:])
-    assert len({row[-1] for row in rows[3:]}) == 1, f"losses differ: {text}"  # the same network on the same events
+    losses = {row[-1] for row in rows[3:] if row[1] != gpu.JELLY}  # whose reset is another
+    assert len(losses) == 1, f"losses differ: {text}"  # the same network on the same events
     assert "No GPU" in text
     assert "up to 150 times" in text
 
@@ -194,6 +197,49 @@ def test_a_torch_without_cuda_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"^PyTorch \S+ sees no GPU .*; pip install -e"):
         on_gpu.Fair(SHAPE, [], threads=torch.get_num_threads())
+
+
+class Peer:
+    """Stands in for a worker: one call fails."""
+
+    versions = "1.0"
+
+    def __init__(self, fails=None):
+        self.fails, self.asked = fails, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def call(self, what):
+        self.asked.append(what)
+        if what == self.fails:
+            raise RuntimeError("CUDA out of memory\nand more")
+        return (1.0, 2.0) if what == "device_parts" else float(len(self.asked))
+
+
+def test_a_peer_that_fails_on_its_turn_costs_only_itself(monkeypatch):
+    fails = [None, "device_loss", "device_step", "device_parts"]
+    peers = {name: Peer(what) for name, what in zip(gpu.PEERS, fails, strict=False)}
+    monkeypatch.setattr(gpu, "Worker", lambda peer, *_: peers[next(k for k, v in gpu.PEERS.items() if v == peer)])
+    args = gpu.arguments(["--tiny", "--repeats", "2", "--warm", "1", "--peers", *peers])
+    found, failed, _ = gpu.measure(gpu.shape_of("fashion", 8, args), args)
+    assert found == {"nsim": {"loss": 1.0, "peak": 2.0, "step": 4.5, "forward": 1.0, "backward": 2.0}}
+    assert failed == dict.fromkeys(list(peers)[1:], "CUDA out of memory")
+    assert peers["torch, unbind"].asked.count("device_step") == 1
+    with pytest.raises(RuntimeError, match="out of memory"):  # where all are wanted
+        common.interleaved({"one": Peer("step")})
+
+
+def test_a_worker_that_was_killed_says_so():
+    worker = common.Worker.__new__(common.Worker)
+    worker.pipe, theirs = multiprocessing.Pipe()
+    worker.process = SimpleNamespace(join=lambda: None, exitcode=-9)
+    theirs.close()
+    with pytest.raises(RuntimeError, match="died with exit code -9"):
+        worker.call("step")
 
 
 FOUND = {
