@@ -14,7 +14,8 @@ from benchmarks import agree_gpu, common, floor, gpu
 from benchmarks.shapes import Shape
 from nsim import cuda
 from nsim.neurons import MODELS
-from nsim_cuda import readout, sweep
+from nsim_cuda import drive, readout, sweep
+from nsim_cuda import jit as jit_of_nsim
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape("Test", 700, (200, 300), 20, 500, 1e-3, 0.02, batch=256)
@@ -41,14 +42,16 @@ def tiny(tmp_path_factory):
 def test_the_benchmark_runs_in_the_simulator(tiny):
     text, printed = tiny
     assert text in printed
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    measured, note = text.split("The paper's own")
+    lines = [line for line in measured.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows[0][1:5] == ["framework", "forward, ms", "backward, ms", "step, ms"]
     assert [row[1] for row in rows[2:]] == ["floor", *gpu.TINY]
     assert all(float(row[2]) > 0 for row in rows[2:])
     losses = {row[-1] for row in rows[3:] if row[1] != gpu.JELLY}  # whose reset is another
     assert len(losses) == 1, f"losses differ: {text}"  # the same network on the same events
     assert "No GPU" in text
-    assert "up to 150 times" in text
+    assert "| SHD, 1000 | 3162 | 89 | 7.8x faster |" in note
 
 
 @pytest.mark.parametrize("arguments", [("gpu.py",), ("gpu.py", "--tiny"), ("agree_gpu.py",), ("sanitize.py",)])
@@ -93,6 +96,21 @@ def test_sanitize_runs_in_the_simulator():
     done = run("sanitize.py", "--first", "1", "--batch", "2", "--steps", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"model {next(iter(MODELS))}, recurrent False, delay 0")
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_memcheck_passes_over_what_the_driver_refuses(monkeypatch, tool):
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="comes with the cuda extra")
+    from benchmarks import sanitize
+
+    monkeypatch.setattr(pathfinder, "find_nvidia_binary_utility", lambda name: f"/bin/{name}")
+    seen = []
+    monkeypatch.setattr(
+        sanitize.subprocess, "run", lambda command: seen.append(command) or SimpleNamespace(returncode=3)
+    )
+    assert sanitize.sanitized(tool) == 3
+    assert seen[0][:3] == ["/bin/compute-sanitizer", "--tool", tool]
+    assert ("--report-api-errors no" in " ".join(seen[0])) == (tool == "memcheck")
 
 
 def test_sanitize_meets_every_model_and_form():
@@ -148,8 +166,33 @@ def test_the_floor_is_the_larger_of_both(monkeypatch, speed, step, wanted):
         assert forward == pytest.approx(sum(layer.forward_bytes(ROWS) for layer in layers) / speed)
         assert backward == pytest.approx(sum(layer.backward_bytes(ROWS) for layer in layers) / speed)
     else:
+        readout_bytes = layers[-1].forward_bytes(ROWS) / speed  # it waits nowhere
+        assert forward == pytest.approx(500 * step * 2 + readout_bytes)
         count = 2 * floor.barriers(sweep.make_backward) + floor.barriers(readout.make_backward)
+        count += 2 + 2 * 2  # to 6 sites of 200 neurons, and to 6 in each of two tiles of 150
         assert backward == pytest.approx(500 * step * count)
+
+
+def test_empty_sweeps_have_the_threads_of_the_kernels(monkeypatch):
+    asked = []
+    monkeypatch.setattr(floor, "copy_bandwidth", lambda: 1e12)
+    monkeypatch.setattr(floor, "empty_step", lambda count, blocks, threads: asked.append((blocks, threads)) or 0.0)
+    floor.floor(SHAPE, [(0.01, 0.03), (0.02, 0.04)])
+    back = (256, jit_of_nsim.BLOCK)
+    assert asked == [(256, 224), back, (512, 160), back, (256, 32), back]
+
+
+@pytest.mark.parametrize("sites", [0, 1, 8, 9, 16, 17, 100])
+def test_barriers_on_the_way_to_the_sites_below(monkeypatch, sites):
+    """As many as one thread of a block of the kernel comes by."""
+    seen, x = [], SimpleNamespace
+    block = x(threadIdx=x(x=0), blockDim=x(x=jit_of_nsim.BLOCK), syncthreads=lambda: seen.append(1))
+    monkeypatch.setattr(drive, "cuda", block)
+    zeros = np.zeros(256)
+    drive.dot_rows(zeros, False, np.zeros((200, 4)), np.arange(sites), 0, sites, zeros, 4, zeros, 0.0)
+    for n_in, tiles in ((200, 1), (1000, 4)):
+        layer = floor.Layer(n_in, 4, events_in=0, active_in=tiles * sites * ROWS)
+        assert floor.team_barriers(layer, ROWS) == tiles * len(seen)
 
 
 def jit(kernel):
