@@ -5,10 +5,11 @@
     NUMBA_ENABLE_CUDASIM=1 python benchmarks/gpu.py --tiny  # without a GPU: whether all runs; no figure counts
 
 The cases are those of Perez-Nieves & Goodman 2021: SHD, N-MNIST and Fashion-MNIST, two hidden layers of 200 to 1000,
-a batch of 256. As in benchmarks/step.py all compute the same network on the same events with the same weights, each in
-a process of its own, and take turns; times are medians from device events. The dense frameworks get a dense tensor that
-is on the GPU before. A whole step is timed with the reading of its loss, for all of them: nsim waits for the device
-once between two steps, there or, where the loss is not read, at the start of the next one (docs/cuda.md).
+a batch of 256. As in benchmarks/step.py all compute the same network on the same events with the same weights (but for
+SpikingJelly, whose reset is another), each in a process of its own, and take turns; times are medians from device
+events. The dense frameworks get a dense tensor that is on the GPU before. A whole step is timed with the reading of its
+loss, for all of them: nsim waits for the device once between two steps, there or, where the loss is not read, at the
+start of the next one (docs/cuda.md).
 
 The floor (benchmarks/floor.py) is the larger of bytes that must move over the bandwidth of a copy, and T times the step
 of an empty sweep with the same barriers, both measured in the same run.
