@@ -6,7 +6,7 @@
 #   make lint    ruff: errors and format              make format  put right what ruff can
 #   make smoke   every example, in seconds            make bench   the benchmarks behind the README's numbers
 #   make check-cuda   every CUDA kernel compiled for five GPU generations, without a GPU; writes docs/cuda-kernels.md
-#   make gpu     on a machine with a GPU: all tests on it, compute-sanitizer, and benchmarks/gpu.py
+#   make gpu     on a machine with a GPU: all tests on it, compute-sanitizer, benchmarks/agree_gpu.py and gpu.py
 #   make clean   remove .venv and what tests and builds leave behind
 #
 # Another Python: make test PYTHON=python3.12. Some tests: make test ARGS="-k raster".
@@ -53,13 +53,16 @@ bench: $(bench)
 check-cuda: $(dev)
 	$(run) -m nsim_cuda.check --jobs $(JOBS) --out docs/cuda-kernels.md $(ARGS)
 
-# Without a GPU it ends in one sentence, before more is installed.
+# Without a GPU it ends in one sentence, before more is installed. One part that fails does not cost the others.
 gpu: $(basic)
 	@$(run) -c 'import nsim.cuda as c, sys; why = c.missing_driver(c.driver()); sys.exit(f"make gpu: {why[0]}" if why else 0)'
 	@$(MAKE) --no-print-directory $(gpu)
-	$(run) -m pytest -n $(JOBS)
-	$(run) benchmarks/sanitize.py --under memcheck racecheck
-	$(run) benchmarks/gpu.py $(ARGS)
+	@failed=; part() { echo "== $$*"; $(run) "$$@" || failed="$$failed\n  $$*"; }; \
+	part -m pytest -n $(JOBS); \
+	part benchmarks/sanitize.py --under memcheck racecheck; \
+	part benchmarks/agree_gpu.py; \
+	part benchmarks/gpu.py $(ARGS); \
+	if [ -n "$$failed" ]; then printf '%b\n' "make gpu: these failed:$$failed" >&2; exit 1; fi
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

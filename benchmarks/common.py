@@ -70,13 +70,14 @@ class Worker:
         self.versions = self._answer()
 
     def call(self, what, **arguments):
-        self.pipe.send((what, arguments))
-        return self._answer()
+        return self._answer((what, arguments))
 
-    def _answer(self):
+    def _answer(self, *asked):
         try:
+            for question in asked:
+                self.pipe.send(question)
             kind, value = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self.process.join()
             raise RuntimeError(f"the process of a peer died with exit code {self.process.exitcode}") from None
         if kind == "error":
@@ -131,21 +132,36 @@ def _run(net, batch, what, **arguments):
     return getattr(net, what)(batch, **arguments)
 
 
-def interleaved(workers, what="step", repeats=5, warm=2):
+def interleaved(workers, what="step", repeats=5, warm=2, failed=None):
     """Medians over `repeats` rounds in which every worker runs once, after `warm` rounds that are not counted.
 
-    Returns a dict name -> median of seconds, or tuple of medians where a call returns several times.
+    Returns a dict name -> median of seconds, or tuple of medians where a call returns several times. With a dict
+    `failed`, name -> why, those in it are left out, and a worker that fails goes there; without one it is an error.
     """
     seen = {name: [] for name in workers}
     for round_ in range(warm + repeats):
         for name, worker in workers.items():
-            value = worker.call(what)
+            if failed and name in failed:
+                continue
+            try:
+                value = worker.call(what)
+            except RuntimeError as error:
+                if failed is None:
+                    raise
+                failed[name] = first_line(error)
+                continue
             if round_ >= warm:
                 seen[name].append(value if isinstance(value, tuple) else (value,))
     medians = {
-        name: tuple(statistics.median(column) for column in zip(*rows, strict=True)) for name, rows in seen.items()
+        name: tuple(statistics.median(column) for column in zip(*rows, strict=True))
+        for name, rows in seen.items()
+        if not failed or name not in failed
     }
     return {name: m if len(m) > 1 else m[0] for name, m in medians.items()}
+
+
+def first_line(error):
+    return str(error).splitlines()[0]
 
 
 def machine(threads):

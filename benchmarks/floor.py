@@ -4,8 +4,9 @@ A sweep of T steps takes at least the larger of
 
 - the bytes that must move, once each, over the bandwidth of a copy on the device: events and active sites in and out,
   the weights read, their gradient written;
-- T times the step of an empty sweep: one block for each sample, as many threads as the layer has neurons (at most a
-  block), and as many barriers in a step as the kernel has, which `barriers` counts in its source.
+- T times the step of an empty sweep: a block for each sample (forward, for each of its tiles of neurons), of as many
+  threads as the kernel's, and as many barriers in a step as the kernel's: `barriers` counts those in its source,
+  `team_barriers` those at which the gradient on its way to the layer below waits.
 
 The floor of a pass is the sum over its sweeps; Adam reads and writes 28 bytes for each weight.
 """
@@ -21,6 +22,7 @@ from functools import cache
 import numpy as np
 
 from nsim_cuda import jit
+from nsim_cuda.drive import TEAM_ROUNDS
 from nsim_cuda.shim import SIMULATED, cuda
 
 if SIMULATED:
@@ -80,13 +82,12 @@ def floor(shape, rates):
     found = layers(shape, rates)
     for layer in found:
         module = importlib.import_module("nsim_cuda." + ("sweep" if layer is not found[-1] else "readout"))
-        threads = jit.block_for(layer.n_out)
-        times = [
-            shape.steps * empty_step(barriers(make), shape.batch, threads)
-            for make in (module.make_forward, module.make_backward)
-        ]
-        forward += max(layer.forward_bytes(rows) / speed, times[0])
-        backward += max(layer.backward_bytes(rows) / speed, times[1])
+        tiles, width = jit.tiles(layer.n_out, False)
+        there = empty_step(barriers(module.make_forward), shape.batch * tiles, jit.block_for(width))
+        waits = barriers(module.make_backward) + team_barriers(layer, rows)
+        back = empty_step(waits, shape.batch, jit.BLOCK)
+        forward += max(layer.forward_bytes(rows) / speed, shape.steps * there)
+        backward += max(layer.backward_bytes(rows) / speed, shape.steps * back)
     adam = sum(layer.n_in * layer.n_out for layer in found) * ADAM / speed
     return forward, backward, forward + backward + adam
 
@@ -100,6 +101,14 @@ def barriers(make) -> int:
         raise ValueError(f"{make.__module__}.{make.__name__} has no kernel with a loop over steps, for t in ...")
     calls = [node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.Call)]
     return sum(getattr(call.func, "attr", "") == "syncthreads" for call in calls)
+
+
+def team_barriers(layer, rows) -> int:
+    """Barriers of one backward step in `dot_rows` (drive.py), once for each tile of the layer below, where its active
+    sites in a tile and step are as many as on average."""
+    tiles, _ = jit.tiles(layer.n_in, False)
+    sites, teams = round(layer.active_in / rows / tiles), jit.BLOCK // jit.WARP
+    return tiles * (1 if sites > TEAM_ROUNDS * teams else 2 * -(-sites // teams))
 
 
 def decorated(node):

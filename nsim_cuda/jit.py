@@ -105,8 +105,10 @@ def bare(x):
 
 
 def start(kernel, grid, block, *args):
-    """Launch a kernel. Everything that runs on the device begins here."""
-    launched(kernel, grid, block, bare(args))
+    """Launch a kernel. Everything that runs on the device begins here. `grid` is a number of blocks, or a tuple."""
+    # The launch of a real device refuses NumPy's integers, the simulator's takes them.
+    grid = tuple(map(int, grid)) if isinstance(grid, tuple) else int(grid)
+    launched(kernel, grid, int(block), bare(args))
 
 
 def launched(kernel, grid, block, args):

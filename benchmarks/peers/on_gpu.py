@@ -1,7 +1,9 @@
 """The peers of benchmarks/gpu.py, on the GPU: nsim, and those on PyTorch with their weights and batches moved there.
 
-Times are from device events, of work that is already queued behind them; peaks are what a step adds to what is held
-before it (weights, optimiser, batch). Without a GPU nsim runs in the simulator, PyTorch on the CPU, timed by the clock.
+Times are from device events. A step that is timed reads its loss, as a training loop does, and so did the one before:
+all begin on an idle device. nsim could not do otherwise: where a loop never reads the loss, its next step begins with a
+look at the device. Forward and backward alone read nothing. Peaks are what a step adds to what is held before it
+(weights, optimiser, batch). Where nsim runs in the simulator, PyTorch runs on the CPU, timed by the clock.
 """
 
 import time
@@ -9,13 +11,14 @@ import time
 import torch
 
 from benchmarks.common import versions
+from benchmarks.floor import SIMULATED
 from benchmarks.floor import seconds as device_seconds
 from benchmarks.peers import nsim_net, torch_net
 from nsim import optim
 from nsim.errors import StepOverflow
 from nsim_cuda.memory import POOL
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cpu" if SIMULATED else "cuda"
 
 
 class Nsim(nsim_net.Net):
@@ -34,39 +37,28 @@ class Nsim(nsim_net.Net):
         spikes, labels = super().prepare(events)
         return spikes.to("cuda"), labels
 
-    def train(self, batch):
-        """A step as users write it, but for reading the loss: that would wait for the device."""
-        loss = self.forward(batch)
-        self.backward(loss)
-        self.optimizer.step()
-        return loss
-
-    def settled(self, batch):
+    def device_loss(self, batch):
         """The loss of a step, made again where the lists on the device were too short for it."""
         while True:
             try:
-                return self.train(batch).item()
+                return self.step(batch)
             except StepOverflow:
                 continue
 
-    def device_loss(self, batch):
-        return self.settled(batch)
-
     def device_step(self, batch):
-        self.settled(batch)
-        return device_seconds(lambda: self.train(batch), repeats=1)
+        return device_seconds(lambda: self.device_loss(batch), repeats=1)
 
     def device_parts(self, batch):
         """Forward; and backward as what forward and backward take beyond it."""
-        self.settled(batch)
+        self.device_loss(batch)
         forward = device_seconds(lambda: self.forward(batch), repeats=1)
         return forward, device_seconds(lambda: self.backward(self.forward(batch)), repeats=1) - forward
 
     def device_peak(self, batch):
-        self.settled(batch)
+        self.device_loss(batch)
         before = POOL.in_use
         POOL.reset_peak()
-        self.settled(batch)
+        self.device_loss(batch)
         return POOL.peak - before
 
 
@@ -74,6 +66,11 @@ class OnGpu:
     """Makes a peer on PyTorch run on the GPU and measures it there. Put before the peer's class."""
 
     def make(self, weights):
+        if DEVICE == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"PyTorch {torch.__version__} sees no GPU (it is built for {torch.version.cuda or 'the CPU alone'}); "
+                'pip install -e ".[gpu]" takes a build with CUDA'
+            )
         super().make(weights)
         for parameter in self.parameters():
             parameter.data = parameter.data.to(DEVICE)
@@ -86,19 +83,25 @@ class OnGpu:
         x, labels = super().prepare(events)
         return x.to(DEVICE), labels.to(DEVICE)
 
+    def both(self, batch):
+        loss = self.forward(batch)
+        self.backward(loss)
+        return loss
+
     def train(self, batch):
-        self.backward(self.forward(batch))
+        loss = self.both(batch)
         self.optimizer.step()
+        return loss
 
     def device_loss(self, batch):
         return self.forward(batch).item()
 
     def device_step(self, batch):
-        return torch_seconds(lambda: self.train(batch))
+        return torch_seconds(lambda: self.train(batch).item())
 
     def device_parts(self, batch):
         forward = torch_seconds(lambda: self.forward(batch))
-        return forward, torch_seconds(lambda: self.backward(self.forward(batch))) - forward
+        return forward, torch_seconds(lambda: self.both(batch)) - forward
 
     def device_peak(self, batch):
         self.train(batch)
@@ -116,28 +119,28 @@ class PaperLoop(OnGpu, torch_net.PaperLoop):
 class Graphed(Fair):
     """The fair dense loop, recorded once as a CUDA graph and replayed: no Python and no launches between its kernels.
 
-    Forward, forward and backward, and the whole step are a graph each; backward is the second less the first.
+    Forward, forward and backward, and the whole step are a graph each; backward is the second less the first. They run
+    one at a time and read nothing of each other's, so that they share one pool of memory.
     """
 
     def prepare(self, events):
         batch = super().prepare(events)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3, fused=True, capturable=True)
-        self.loss, first = None, [parameter.detach().clone() for parameter in self.parameters()]
+        first = [parameter.detach().clone() for parameter in self.parameters()]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 self.train(batch)
         torch.cuda.current_stream().wait_stream(side)
-        self.graphs = {}
-        works = {"forward": self.keep_loss, "both": self.both, "step": super().train}
-        for name, work in works.items():
+        self.graphs, self.losses, pool = {}, {}, torch.cuda.graph_pool_handle()
+        for name, work in {"forward": self.forward, "both": self.both, "step": self.train}.items():
             self.optimizer.zero_grad(set_to_none=True)
             graph = self.graphs[name] = torch.cuda.CUDAGraph()
 
-            def capture(graph=graph, work=work):
-                with torch.cuda.graph(graph):
-                    work(batch)
+            def capture(graph=graph, name=name, work=work):
+                with torch.cuda.graph(graph, pool=pool):
+                    self.losses[name] = work(batch).detach()  # else it would keep its whole tape in the pool
 
             self.peak = torch_peak(capture)  # the last one's, of the whole step, stays
         with torch.no_grad():
@@ -145,18 +148,15 @@ class Graphed(Fair):
                 parameter.copy_(value)  # as the others start, so that losses can be compared
         return batch
 
-    def keep_loss(self, batch):
-        self.loss = self.forward(batch)
-
-    def both(self, batch):
-        self.backward(self.forward(batch))
+    def replayed(self, name):
+        self.graphs[name].replay()
+        return self.losses[name].item()
 
     def device_loss(self, batch):
-        self.graphs["forward"].replay()
-        return self.loss.item()
+        return self.replayed("forward")
 
     def device_step(self, batch):
-        return torch_seconds(self.graphs["step"].replay)
+        return torch_seconds(lambda: self.replayed("step"))
 
     def device_parts(self, batch):
         forward = torch_seconds(self.graphs["forward"].replay)
@@ -192,7 +192,7 @@ def lif_step(x_t, v, s, beta, slope):
 
 
 def torch_seconds(run):
-    """Time of run() after one that is not counted, from device events, or by the clock without a GPU."""
+    """Time of run() after one that is not counted, from device events, or by the clock on the CPU."""
     run()
     if DEVICE == "cpu":
         start = time.perf_counter()
@@ -207,7 +207,7 @@ def torch_seconds(run):
 
 
 def torch_peak(run):
-    """Bytes that PyTorch's allocator holds at most during run(), above what it holds before; 0 without a GPU."""
+    """Bytes that PyTorch's allocator holds at most during run(), above what it holds before; 0 on the CPU."""
     if DEVICE == "cpu":
         run()
         return 0

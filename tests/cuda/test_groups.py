@@ -1,5 +1,6 @@
 """Groups of a backward sweep: enough blocks for a large card, and memory within bounds."""
 
+import numpy as np
 import pytest
 
 from benchmarks.shapes import SHAPES
@@ -62,3 +63,13 @@ def test_no_shape_is_left_without_groups():
     assert grid(1, 1, 1, 1)[:2] == (1, 1) and grid(3, 7, 65536, 9, whole=False)[:2] == (3, 1024)
     for history, wanted in ((0, 128), (2, 29)):  # of a convolution
         assert jit.backward_grid((256, 100, 28 * 28 * 32), 4, 4 * 9 * 32 * 32, history, True)[0] == wanted
+
+
+@pytest.mark.parametrize("given", [np.int64(3), (np.int64(3), np.int32(2))])
+def test_launches_are_of_pythons_own_numbers(monkeypatch, given):
+    """A GPU refuses others, which the simulator takes."""
+    seen = []
+    monkeypatch.setattr(jit, "launched", lambda kernel, grid, block, args: seen.extend((grid, block)))
+    jit.start(None, given, np.int64(32))
+    assert seen == [given, 32]
+    assert {type(k) for k in (*(seen[0] if isinstance(given, tuple) else seen[:1]), seen[1])} == {int}

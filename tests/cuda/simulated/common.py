@@ -76,7 +76,8 @@ def check_same_bits(net, given):
 
 
 def check_asks_for_nothing(step, monkeypatch):
-    """Once its layers have run, `step`, which gives its loss, launches everything without a look at any result."""
+    """Once its layers have run, `step`, which gives its loss, launches everything without a look at any result. Where
+    nobody reads the loss, the next step begins with a look at the flags."""
     step().item()
     waits = []
     monkeypatch.setattr(memory, "fetch", lambda array, fetch=memory.fetch: waits.append(array.shape) or fetch(array))
@@ -84,3 +85,7 @@ def check_asks_for_nothing(step, monkeypatch):
     assert waits == []
     loss.item()
     assert waits == [(3,), ()], "the flags and the loss"
+    waits.clear()
+    for _ in range(3):
+        step()
+    assert waits.count((3,)) == 2, "the flags, before each step but the first"
