@@ -14,6 +14,7 @@ from benchmarks.common import versions
 from benchmarks.floor import SIMULATED
 from benchmarks.floor import seconds as device_seconds
 from benchmarks.peers import nsim_net, torch_net
+from benchmarks.shapes import LEARNING_RATE
 from nsim import optim
 from nsim.errors import StepOverflow
 from nsim_cuda.memory import POOL
@@ -27,7 +28,7 @@ class Nsim(nsim_net.Net):
     def __init__(self, shape, weights, threads, band=0.2):
         super().__init__(shape, weights, threads, band)
         self.net.to("cuda")
-        self.optimizer = optim.Adam(self.net.parameters(), lr=1e-3)
+        self.optimizer = optim.Adam(self.net.parameters(), lr=LEARNING_RATE)
 
     @property
     def versions(self):
@@ -125,7 +126,7 @@ class Graphed(Fair):
 
     def prepare(self, events):
         batch = super().prepare(events)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3, fused=True, capturable=True)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)
         first = [parameter.detach().clone() for parameter in self.parameters()]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
