@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from nsim.checks import replaceable
 from nsim.datasets.archives import atomic, enough_space, unpacked
 from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, check_times, flatten
 from nsim.datasets.labelled import whole_labels
@@ -187,11 +188,12 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
     Raises
     ------
     DataError
-        If numbers of times, units, labels or speakers disagree, a value is out of range, or a unit, label or speaker is
-        no whole number.
+        If `path` is a folder, device or pipe, numbers of times, units, labels or speakers disagree, a value is out of
+        range, or a unit, label or speaker is no whole number.
 
     Source: Cramer et al. 2022, The Heidelberg spiking data sets, section "Data format".
     """
+    replaceable(path)
     times, units = (_records(path, *of) for of in (("times", times), ("units", units)))
     try:
         labels = whole_labels(path, labels, 2**16)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsim.checks import replaceable
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
 from nsim.datasets.find import Source, find, unverified
@@ -128,8 +129,10 @@ def convert_nmnist(archive, target) -> Path:
     Raises
     ------
     DataError
-        If the archive is damaged or an entry is no N-MNIST recording; names the entry.
+        If the archive is damaged or an entry is no N-MNIST recording; names the entry. If `target` is a folder,
+        device or pipe.
     """
+    replaceable(target)
     times, units, labels = _recordings(Path(archive))
     for k, t in enumerate(times):
         times[k] = (t * 1e-6).astype(np.float32)

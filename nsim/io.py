@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from nsim import foreign, nn, optim
+from nsim.checks import replaceable
 from nsim.errors import DataError, NsimError, ParameterError
 
 VERSION = 1
@@ -49,7 +50,8 @@ def save(path, net, opt=None, **meta):
         If `net` is no module of `nsim.nn` or `nsim.ann`, an entry of `meta` is neither, or `opt` moves a parameter that
         `net` does not have.
     DataError
-        If `path` names no file, its folder does not exist, or the file cannot be written; `path` is then as it was.
+        If `path` names no file, or a device or pipe, its folder does not exist, or the file cannot be written; `path`
+        is then as it was.
     """
     if not isinstance(net, nn.Module):
         raise ParameterError(
@@ -216,6 +218,7 @@ def _target(path) -> Path:
         raise DataError(f'path = {path!r} names no file; give one such as "net.h5"')
     if not Path(path).parent.is_dir():
         raise DataError(f"{path} could not be written: there is no folder {Path(path).parent}; make it first")
+    replaceable(path)
     return Path(path)
 
 
