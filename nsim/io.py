@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from nsim import foreign, nn, optim
-from nsim.checks import replaceable
+from nsim.checks import real_array, replaceable
 from nsim.errors import DataError, NsimError, ParameterError
 
 VERSION = 1
@@ -180,7 +180,10 @@ def read_weights(path) -> dict[str, np.ndarray]:
 
 
 def named(thing):
-    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options."""
+    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options.
+
+    Of data also a digest of what is cheap to read: which samples of the whole these are, their labels and sizes.
+    """
     if isinstance(thing, partial):
         options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
         return f"{named(thing.func)}({options})"
@@ -188,7 +191,10 @@ def named(thing):
         return [named(part) for part in thing]
     if hasattr(thing, "batches"):
         size = f", {len(thing)} samples" if hasattr(thing, "__len__") else ""
-        return f"{getattr(thing, 'name', type(thing).__name__)}{size}"
+        content = hashlib.blake2b(digest_size=8)
+        for column in map(real_array, (getattr(thing, what, None) for what in ("index", "labels", "sizes"))):
+            content.update(b"" if column is None else column.tobytes())
+        return f"{getattr(thing, 'name', type(thing).__name__)}{size} of digest {content.hexdigest()}"
     if thing is None or hasattr(thing, "__qualname__"):
         return getattr(thing, "__qualname__", None)
     return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)

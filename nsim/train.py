@@ -99,7 +99,7 @@ def fit(
         If an event of the input has a size that is not finite.
     DataError, ParameterError
         If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings. Data
-        are told apart by name and number of samples, functions by name and the options of a `partial`.
+        are told apart by name, choice of samples, labels and sizes, functions by name and the options of a `partial`.
 
     Warns
     -----

@@ -192,8 +192,12 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
         ({"regularizers": other_limit}, "regularizers = .*limit=1.0.*, this call has .*limit=2.0"),
         ({"transform": None}, "transform = drop_events, this call has None"),
         ({"loss": losses.mse}, "loss = None, this call has mse"),
-        ({"val": tiny.Recordings(39, seed=2)}, "val = Recordings, 40 samples, this call has Recordings, 39 samples"),
-        ({"val": None}, "val = Recordings, 40 samples, this call has None"),
+        ({"val": tiny.Recordings(39, seed=2)}, "val = Recordings, 40 samples .*, this call has Recordings, 39 samples"),
+        (
+            {"val": tiny.Recordings(40, seed=3)},
+            "val = Recordings, 40 samples of digest .*, this call has Recordings",
+        ),
+        ({"val": None}, "val = Recordings, 40 samples .*, this call has None"),
         ({"schedule": None}, "schedule = cosine_lr"),
     ):
         with pytest.raises(DataError, match=text):
@@ -283,13 +287,32 @@ def test_bad_data_and_nets():
         evaluate(tiny.make_net(), data, **SETTINGS)
 
 
+def few(labels, times=9000):
+    """Ten events a sample."""
+    rng, count = np.random.default_rng(0), 10 * len(labels)
+    events = Events(
+        np.sort(rng.integers(0, times, count)).astype(np.int32),
+        rng.integers(0, tiny.N_IN, count).astype(np.uint16), np.arange(0, count + 1, 10), (tiny.N_IN,),
+    )  # fmt: skip
+    return EventData(events, labels, name="few", classes=range(max(labels) + 1))
+
+
+def test_another_split_of_the_same_size_is_other_data():
+    data = few(np.arange(48) % 4)
+    (rest, held), (same, _), (other, _) = (data.split(0.25, seed) for seed in (0, 0, 1))
+    assert io.named(rest) == io.named(same) != io.named(other) and io.named(held).startswith("few, 12 samples of")
+    reversed_index = rest.subset(np.arange(36)[::-1])
+    assert len({io.named(part) for part in (rest, other, reversed_index, few(np.arange(36) % 4))}) == 4
+    relabelled, shorter = few(np.arange(48) % 4), few(np.arange(48) % 4)
+    relabelled._labels[0] = 3
+    shorter.events.starts[1] = 9
+    assert len({io.named(part) for part in (data, relabelled, shorter)}) == 3
+
+
 @pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_a_transform_that_changes_the_neurons_is_refused_before_the_first_step(monkeypatch):
     monkeypatch.setattr(train._Run, "step", lambda *a: pytest.fail("it began to train"))
-    rng = np.random.default_rng(0)
-    units = rng.integers(0, tiny.N_IN, 60).astype(np.uint16)
-    events = Events(np.sort(rng.integers(0, 9000, 60)).astype(np.int32), units, np.arange(0, 61, 10), (tiny.N_IN,))
-    data = EventData(events, np.arange(6) % tiny.CLASSES, name="few", classes=range(tiny.CLASSES))
+    data = few(np.arange(6) % tiny.CLASSES)
     with pytest.raises(ShapeError, match=r"transform .* have neurons of space .*val has .*data\.transformed"):
         train.fit(tiny.make_net(), data, val=data, epochs=1, transform=transforms.PoolUnits(2), **SETTINGS)
 
