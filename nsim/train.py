@@ -98,8 +98,9 @@ def fit(
     EventError
         If an event of the input has a size that is not finite.
     DataError, ParameterError
-        If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings. Data
-        are told apart by name, choice of samples, labels and sizes, functions by name and the options of a `partial`.
+        If an option is impossible, data are empty or have labels beyond the net's outputs, or `out` holds a run of
+        another net or with other settings. Data are told apart by name, choice of samples, labels and sizes, functions
+        by name and the options of a `partial`.
 
     Warns
     -----

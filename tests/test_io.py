@@ -16,6 +16,7 @@ from nsim.datasets import convert_nmnist, write_shd
 from nsim.datasets.archives import atomic
 from nsim.errors import DataError, NsimError, ParameterError
 from nsim.neurons import ALIF, LI, LIF
+from tests import cases
 
 
 def make_net(hidden=7, seed=0):
@@ -334,3 +335,15 @@ def test_damaged_foreign_hdf5_costs_no_crash(tmp_path):
             io.read_weights(tmp_path / "bad.h5")
         except DataError as error:
             assert "bad.h5" in str(error)
+
+
+def test_another_split_of_the_same_size_is_other_data():
+    data = cases.recordings(np.arange(48) % 4)
+    (rest, held), (same, _), (other, _) = (data.split(0.25, seed) for seed in (0, 0, 1))
+    assert io.named(rest) == io.named(same) != io.named(other) and io.named(held).startswith("few, 12 samples of")
+    reversed_index = rest.subset(np.arange(36)[::-1])
+    assert len({io.named(part) for part in (rest, other, reversed_index, cases.recordings(np.arange(36) % 4))}) == 4
+    relabelled, shorter = cases.recordings(np.arange(48) % 4), cases.recordings(np.arange(48) % 4)
+    relabelled._labels[0] = 3
+    shorter.events.starts[1] = 9
+    assert len({io.named(part) for part in (data, relabelled, shorter)}) == 3

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from nsim import io, losses, nn, optim, surrogates, train
-from nsim.datasets import EventData, Events, transforms
+from nsim.datasets import transforms
 from nsim.errors import DataError, ParameterError, ShapeError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
 from nsim.tape import Tensor
+from tests import cases
 from tests import tiny_training as tiny
 
 SETTINGS = {"dt": tiny.DT, "steps": tiny.STEPS}
@@ -287,32 +288,10 @@ def test_bad_data_and_nets():
         evaluate(tiny.make_net(), data, **SETTINGS)
 
 
-def few(labels, times=9000):
-    """Ten events a sample."""
-    rng, count = np.random.default_rng(0), 10 * len(labels)
-    events = Events(
-        np.sort(rng.integers(0, times, count)).astype(np.int32),
-        rng.integers(0, tiny.N_IN, count).astype(np.uint16), np.arange(0, count + 1, 10), (tiny.N_IN,),
-    )  # fmt: skip
-    return EventData(events, labels, name="few", classes=range(max(labels) + 1))
-
-
-def test_another_split_of_the_same_size_is_other_data():
-    data = few(np.arange(48) % 4)
-    (rest, held), (same, _), (other, _) = (data.split(0.25, seed) for seed in (0, 0, 1))
-    assert io.named(rest) == io.named(same) != io.named(other) and io.named(held).startswith("few, 12 samples of")
-    reversed_index = rest.subset(np.arange(36)[::-1])
-    assert len({io.named(part) for part in (rest, other, reversed_index, few(np.arange(36) % 4))}) == 4
-    relabelled, shorter = few(np.arange(48) % 4), few(np.arange(48) % 4)
-    relabelled._labels[0] = 3
-    shorter.events.starts[1] = 9
-    assert len({io.named(part) for part in (data, relabelled, shorter)}) == 3
-
-
 @pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_a_transform_that_changes_the_neurons_is_refused_before_the_first_step(monkeypatch):
     monkeypatch.setattr(train._Run, "step", lambda *a: pytest.fail("it began to train"))
-    data = few(np.arange(6) % tiny.CLASSES)
+    data = cases.recordings(np.arange(6) % tiny.CLASSES, tiny.N_IN)
     with pytest.raises(ShapeError, match=r"transform .* have neurons of space .*val has .*data\.transformed"):
         train.fit(tiny.make_net(), data, val=data, epochs=1, transform=transforms.PoolUnits(2), **SETTINGS)
 
