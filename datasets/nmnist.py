@@ -10,7 +10,7 @@ import numpy as np
 from nsim.checks import replaceable
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
-from nsim.datasets.find import Source, find, unverified
+from nsim.datasets.find import Source, find, unchecked, unverified
 from nsim.datasets.hdf5 import read_recordings, row_starts, write_shd
 from nsim.datasets.hdf5_child import sort_events
 from nsim.datasets.recordings import EventData, Events
@@ -42,7 +42,8 @@ class NMNIST(EventData):
         See `SHD`.
 
     `name` says when there are fewer recordings than the official 60,000 and 10,000. Where there are as many, in an
-    archive of another content than the published one, an EventWarning says that it cannot be verified.
+    archive of another content than the published one, an EventWarning says that it cannot be verified; where there are
+    fewer, in an HDF5 file without the fingerprint of `convert_nmnist`, that damage in it would not be seen.
 
     Raises
     ------
@@ -82,6 +83,7 @@ def _source(split):
 
 def _name(split, count, path, md5, fingerprint):
     if count < OFFICIAL[split]:
+        unchecked([path], fingerprint=fingerprint)
         return f"N-MNIST subset ({count:,} of {OFFICIAL[split]:,} {split} recordings)"
     if md5 == DOWNLOADS[split][1]:
         return "N-MNIST"
