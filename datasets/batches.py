@@ -12,7 +12,7 @@ from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble
-from nsim.times import bins, tick
+from nsim.times import bins, step_width
 
 
 class Batches:
@@ -25,7 +25,7 @@ class Batches:
         if steps is not None:
             whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
-        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
+        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), step_width(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
         self.transforms = listed(transform)
         self.binning, self.clamp, self.device = binning, bool(clamp), check_device(device)

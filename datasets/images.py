@@ -18,7 +18,7 @@ from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.kernels.assemble import assemble
-from nsim.times import tick
+from nsim.times import step_width
 
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -237,7 +237,7 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
     images = images if on_device(images) else np.asarray(images)
     _check("latency_spikes", tau, thr, images)
     whole("latency_spikes", steps=(steps, 1))
-    width = tick(dt)
+    width = step_width(dt)
     table, bright = _table(tau, thr)
     if not on_device(images):
         _tell_late(images, np.where(bright, table // width, -1), int(steps), dt)

@@ -150,6 +150,7 @@ def test_pooling_changes_n():
         ({"batch": 0}, "batch = 0"),
         ({"dt": 0.0}, "dt = 0.0"),
         ({"dt": -1e-3}, "dt = -0.001"),
+        ({"dt": 2.5e-6}, "dt = 2.5e-06 s is no whole number of microseconds"),
         ({"steps": 0}, "steps = 0"),
         ({"seed": -1}, "seed = -1"),
         ({"binning": "ceil"}, "binning = 'ceil'"),
