@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsim.checks import replaceable
 from nsim.errors import DataError, NsimError
 
 CHUNK = 1 << 20
@@ -73,8 +74,12 @@ def enough_space(folder, needed):
 
 @contextlib.contextmanager
 def atomic(path):
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    DataError where a folder, device or pipe has that path.
+    """
     path = Path(path)
+    replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:

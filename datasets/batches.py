@@ -12,7 +12,7 @@ from nsim.datasets.labelled import check_batching, epoch_order
 from nsim.errors import EventError, EventWarning, ParameterError
 from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble
-from nsim.times import bins, tick
+from nsim.times import bins, step_width
 
 
 class Batches:
@@ -25,7 +25,7 @@ class Batches:
         if steps is not None:
             whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
-        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), tick(dt)
+        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), step_width(dt)
         self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
         self.transforms = listed(transform)
         self.binning, self.clamp, self.device = binning, bool(clamp), check_device(device)
@@ -48,15 +48,16 @@ class Batches:
         order = epoch_order(self.data, self.shuffle, self.seed, self.epoch)
         labels = self.data.labels
         self.events = self.late = self.doubles = 0
-        tally = None if self.device == "cpu" else operations(self.device).new_tally()
+        tally, complete = None if self.device == "cpu" else operations(self.device).new_tally(), False
         try:
             for k in range(len(self)):
                 chosen = order[k * self.batch : (k + 1) * self.batch]
-                yield self._assemble(chosen, k, tally), labels[chosen]
+                spikes, complete = self._assemble(chosen, k, tally), k + 1 == len(self)
+                yield spikes, labels[chosen]
         finally:
             if tally is not None:
                 self.late, self.doubles = (int(count) for count in moved(tally, "cpu"))
-            self._tell()
+            self._tell(complete)
 
     def _assemble(self, chosen, k, tally):
         events = self.data.events
@@ -79,12 +80,15 @@ class Batches:
         self.doubles += int(doubles.sum())
         return Spikes(indptr, indices, (len(chosen), self.steps, events.n), dt=self.dt, space=events.space)
 
-    def _tell(self):
-        """Once for each data set and setting: a warning an epoch would not be read."""
-        setting = (self.dt, self.steps, self.binning, self.clamp, bool(self.transforms))
-        if setting in self.data.told or not (self.late or self.doubles):
+    def _tell(self, complete):
+        """Once for each choice of samples and setting, of a part of an epoch and of a whole one: a warning an epoch
+        would not be read."""
+        samples = hash(self.data.index.tobytes())
+        setting = (samples, self.dt, self.steps, self.binning, self.clamp, bool(self.transforms))
+        told = self.data.told  # shared with the parts of the data: they may be made anew for each epoch
+        if not (self.late or self.doubles) or (setting, True) in told or (setting, complete) in told:
             return
-        self.data.told.add(setting)
+        told.add((setting, complete))
         fate = "only one of each is kept" if self.clamp else "each is counted"
         warnings.warn(
             f"{self.data.name}, {self.steps} steps of {self.dt:g} s: of {self.events:,} events {self.late:,} "

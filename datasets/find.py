@@ -13,7 +13,7 @@ from nsim.datasets import cache
 from nsim.errors import EventWarning, MissingDataError
 
 TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
-_told = set()  # files that `unverified` has warned of in this process
+_told = set()  # files that were warned of in this process
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,27 @@ def unverified(title, files, *, fingerprint=False) -> str:
     Without a `fingerprint` that was checked it warns of each file, once in a process.
     """
     for path, md5 in files.items():
-        if fingerprint or path.resolve() in _told:
-            continue
-        _told.add(path.resolve())
-        warnings.warn(
-            f"{path}: its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be "
-            "verified: damage may have changed events or labels unseen. Fetch it anew if it should be published data",
-            EventWarning,
-            stacklevel=4,
-        )
+        if not fingerprint:
+            _tell(
+                path,
+                f"its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be verified: "
+                "damage may have changed events or labels unseen. Fetch it anew if it should be published data",
+            )
     return f"{title} (unverified copy: {', '.join(path.name for path in files)})"
+
+
+def unchecked(files, *, fingerprint=False):
+    """Of files that are a part of the published data, or made anew, and are named so: warn, once in a process, where
+    neither a packed file's checksum nor a `fingerprint` would show damage."""
+    for path in files:
+        if not fingerprint and path.suffix not in (".gz", ".zip"):
+            _tell(path, "it has no checksum and is no published file, so that nothing shows whether it is damaged")
+
+
+def _tell(path, what):
+    if path.resolve() not in _told:
+        _told.add(path.resolve())
+        warnings.warn(f"{path}: {what}", EventWarning, stacklevel=5)  # the line that makes the data set
 
 
 def _fetch(name, address, md5, folder):

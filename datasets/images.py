@@ -11,14 +11,14 @@ from nsim.backend import adopted, check_device, on_device, operations
 from nsim.checks import is_finite, real_array, whole
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
-from nsim.datasets.find import Source, find, unverified
+from nsim.datasets.find import Source, find, unchecked, unverified
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.kernels.assemble import assemble
-from nsim.times import tick
+from nsim.times import step_width
 
 ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -44,8 +44,8 @@ class FashionMNIST(EventData):
 
     `images` holds the pictures, uint8 [S, 28, 28]; the neurons have space (28, 28, 1). `name` is the data set's own
     only for the published files, known by their MD5, as they come or unpacked. It says when there are fewer pictures;
-    where there are as many, an EventWarning names each file of another content, which cannot be verified: an
-    unpacked one has no checksum of its own, so that other pixels or labels in it would not be seen.
+    an EventWarning names each file of another content which cannot be verified: where there are as many, and of
+    fewer those that are unpacked. They have no checksum, so that other pixels or labels in them would not be seen.
 
     Raises
     ------
@@ -109,6 +109,7 @@ class FashionMNIST(EventData):
         if not strange:
             return self.title
         if count < PARTS[split][1]:
+            unchecked(strange)
             return f"{self.title} subset ({count:,} of {PARTS[split][1]:,} {split} images)"
         return unverified(self.title, strange)
 
@@ -236,7 +237,7 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
     images = images if on_device(images) else np.asarray(images)
     _check("latency_spikes", tau, thr, images)
     whole("latency_spikes", steps=(steps, 1))
-    width = tick(dt)
+    width = step_width(dt)
     table, bright = _table(tau, thr)
     if not on_device(images):
         _tell_late(images, np.where(bright, table // width, -1), int(steps), dt)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from nsim.checks import replaceable
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
-from nsim.datasets.find import Source, find, unverified
-from nsim.datasets.hdf5 import read_recordings, write_shd
+from nsim.datasets.find import Source, find, unchecked, unverified
+from nsim.datasets.hdf5 import read_recordings, row_starts, write_shd
+from nsim.datasets.hdf5_child import sort_events
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, ParameterError
 
@@ -41,7 +42,8 @@ class NMNIST(EventData):
         See `SHD`.
 
     `name` says when there are fewer recordings than the official 60,000 and 10,000. Where there are as many, in an
-    archive of another content than the published one, an EventWarning says that it cannot be verified.
+    archive of another content than the published one, an EventWarning says that it cannot be verified; where there are
+    fewer, in an HDF5 file without the fingerprint of `convert_nmnist`, that damage in it would not be seen.
 
     Raises
     ------
@@ -81,6 +83,7 @@ def _source(split):
 
 def _name(split, count, path, md5, fingerprint):
     if count < OFFICIAL[split]:
+        unchecked([path], fingerprint=fingerprint)
         return f"N-MNIST subset ({count:,} of {OFFICIAL[split]:,} {split} recordings)"
     if md5 == DOWNLOADS[split][1]:
         return "N-MNIST"
@@ -89,14 +92,25 @@ def _name(split, count, path, md5, fingerprint):
 
 def _read(path, polarity):
     if path.suffix == ".zip":
-        with tempfile.TemporaryDirectory(prefix="nsim-nmnist-") as scratch:
-            arrays = _read(convert_nmnist(path, Path(scratch) / "nmnist.h5"), polarity)
-            del arrays["fingerprint"]  # that of the conversion: it says nothing of the archive
-            return arrays
-    arrays, _ = read_recordings(path, n=2 * PIXELS, classes=10)
+        arrays = _unpacked(path)
+    else:
+        arrays, _ = read_recordings(path, n=2 * PIXELS, classes=10)
     p, pixel = np.divmod(arrays["units"], np.uint16(PIXELS))
     units = pixel * np.uint16(2) + p if polarity == "keep" else pixel
     return arrays | {"units": units}
+
+
+def _unpacked(archive):
+    """The arrays that `read_recordings` gives of the converted archive, without a file on the way."""
+    times, units, labels = _recordings(archive)
+    for k, (t, u) in enumerate(zip(times, units, strict=True)):
+        t, u = sort_events(np.zeros(len(t), np.uint64), t, u)
+        times[k], units[k] = t.astype(np.int32), u.astype(np.uint16)
+    starts = row_starts([len(t) for t in times])
+    return {
+        "times": np.concatenate(times), "units": np.concatenate(units), "starts": starts,
+        "labels": np.array(labels, np.int64),
+    }  # fmt: skip
 
 
 def convert_nmnist(archive, target) -> Path:
@@ -117,18 +131,31 @@ def convert_nmnist(archive, target) -> Path:
     Raises
     ------
     DataError
-        If the archive is damaged or an entry is no N-MNIST recording; names the entry.
+        If the archive is damaged or an entry is no N-MNIST recording; names the entry. If `target` is a folder,
+        device or pipe.
     """
-    archive, target = Path(archive), Path(target)
+    replaceable(target)
+    times, units, labels = _recordings(Path(archive))
+    for k, t in enumerate(times):
+        times[k] = (t * 1e-6).astype(np.float32)
+    write_shd(target, times, units, labels, n=2 * PIXELS, dtype=np.float32)
+    return Path(target)
+
+
+def _recordings(archive):
+    """Times (int32 microseconds), units (uint16) and label of each recording.
+
+    6 bytes an event are held: 1.6 GB of the 260 million events of the training part, and as much again by the arrays or
+    the HDF5 file that are made of them.
+    """
     times, units, labels = [], [], []
     with damaged(archive, "a zip of N-MNIST recordings"), open_zip(archive) as opened:
         for number, label, entry in _entries(archive, opened):
             t, u = _decode(b"".join(entry_contents(opened, entry)), f"{archive}: entry {entry} (number {number})")
-            times.append(t * 1e-6)
-            units.append(u)
+            times.append(t.astype(np.int32))
+            units.append(u.astype(np.uint16))
             labels.append(label)
-    write_shd(target, times, units, labels, n=2 * PIXELS, dtype=np.float32)
-    return target
+    return times, units, labels
 
 
 def _entries(archive, opened):

@@ -228,7 +228,8 @@ class EventData(Labelled):
 
         The result counts as it goes: `.events` read, `.late` (at or after T, left out), `.doubles` (share neuron and
         step with another); on a device the latter two once the epoch is over. Their sums are told in one
-        EventWarning the first time that a data set meets a setting.
+        EventWarning the first time that all batches of these samples are read with a setting, and once before, of what
+        was read, where only some of them are.
 
         Raises
         ------

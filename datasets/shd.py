@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from nsim.datasets import cache as store
-from nsim.datasets.find import Source, find, unverified
+from nsim.datasets.find import Source, find, unchecked, unverified
 from nsim.datasets.hdf5 import read_recordings
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import ParameterError
@@ -47,7 +47,7 @@ class SHD(EventData):
     `name` is "SHD" only for the official files, known by their MD5. Of a file with another content, and without the
     fingerprint that `write_shd` gives, an EventWarning says that it cannot be verified: its values are in range and
     its lengths agree, but damage within them would not be seen. A folder called "...-regenerated" says that its files
-    are not the official ones; they are not warned of.
+    are not the official ones; of them an EventWarning says only that damage in them would not be seen.
 
     Raises
     ------
@@ -116,5 +116,6 @@ def _name(title, path, md5, fingerprint):
     if MD5.get(path.name) == md5:
         return title
     if "regenerated" in str(path.parent.name).lower():
+        unchecked([path], fingerprint=fingerprint)
         return f"{title} (regenerated)"
     return unverified(title, {path: md5}, fingerprint=fingerprint)

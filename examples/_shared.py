@@ -16,7 +16,7 @@ from tqdm import tqdm
 import nsim
 from nsim import losses, nn, optim, plot
 from nsim.datasets import Synthetic
-from nsim.errors import MissingDataError, NsimError, ParameterError
+from nsim.errors import DataError, MissingDataError, NsimError, ParameterError
 
 # A smoke test: enough samples and epochs to see that everything runs.
 SMOKE = {"epochs": 2, "hidden": 64, "batch": 32}
@@ -54,7 +54,8 @@ def command_line(doc, name, *, data=DATA, training=False, hidden=True, files=(),
         value = getattr(args, option, None)
         if value is not None and value < 1:
             parser.error(f"--{option} {value}: expected a number from 1")
-    if args.out is None:
+    args.chosen_out = args.out is not None
+    if not args.chosen_out:
         on = [mode for mode in ("smoke", *modes) if getattr(args, mode)]
         args.out = Path("runs", "-".join([name, *on, *(["synthetic"] if args.data == "synthetic" else [])]))
     try:
@@ -112,21 +113,26 @@ def train_and_report(net, parts, s, args, *, transform=None, resume=True, regula
     if regularizers is None:
         regularizers = [partial(losses.spike_rate_upper, limit=s.upper), losses.spike_rate_lower]
     train, test = parts
+    resume, last = resume and not args.fresh, args.out / "last.h5"
+    if args.chosen_out and last.exists() and not (resume or args.fresh):  # the default folder holds such runs only
+        raise DataError(f"{last} is of an earlier run, which this one would overwrite; give another --out, or --fresh")
     rest, val = train.split(0.1) if train.speakers is None else train.split_by_speaker(0.1)
     sizes = "-".join(str(n) for n in (train.n, *(layer.n_out for layer in net.connections())))
     print(f"{len(rest):,} samples to train on, {len(val):,} held out; network {sizes}, {s.epochs} epochs")
-    resume = resume and not args.fresh
-    if resume and (args.out / "last.h5").exists():
-        print(f"Going on from {args.out / 'last.h5'}; --fresh starts anew.")
+    if resume and last.exists():
+        print(f"Going on from {last}; --fresh starts anew.")
     print(
         "The first batch waits until the kernels are compiled, some 15 s; they are kept for the next time.", flush=True
     )
     common = {"batch": s.batch, "dt": s.dt, "steps": s.steps, "binning": "round"}
-    fitted = nsim.fit(
-        net, rest, epochs=s.epochs, opt=optim.Adam(net.parameters(), lr=s.lr), val=val, seed=args.seed, clamp=True,
-        regularizers=regularizers, schedule=optim.cosine_lr(s.lr, s.epochs) if s.cosine else None,
-        transform=transform, out=args.out, resume=resume, **common,
-    )  # fmt: skip
+    try:
+        fitted = nsim.fit(
+            net, rest, epochs=s.epochs, opt=optim.Adam(net.parameters(), lr=s.lr), val=val, seed=args.seed, clamp=True,
+            regularizers=regularizers, schedule=optim.cosine_lr(s.lr, s.epochs) if s.cosine else None,
+            transform=transform, out=args.out, resume=resume, **common,
+        )  # fmt: skip
+    except DataError as error:  # in the words of the command line
+        raise DataError(str(error).replace("out=, or resume=False", "--out, or --fresh")) from error
     result, best = nsim.evaluate(net, test, **common), fitted.best_epoch
     chosen = f"the weights of epoch {best}, {fitted.history['val_accuracy'][best]:.1%} on held-out data"
     print(f"\n{test.name}: {result.accuracy:.1%} of {len(test):,} test samples right, with {chosen}")

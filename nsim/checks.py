@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
-from nsim.errors import ParameterError
+from nsim.errors import DataError, ParameterError
 
 
 def is_number(value) -> bool:
@@ -38,6 +39,12 @@ def no_class(where: str, **values):
     for name, value in values.items():
         if isinstance(value, type):
             raise ParameterError(f"{where}: {name} is the class {value.__name__}; make one: {value.__name__}(...)")
+
+
+def replaceable(path):
+    """Refuse the path of a folder, device or pipe: a file written elsewhere and renamed to it would take its place."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path} is no regular file but a folder, device or pipe; name a file, old or new")
 
 
 def flag(where: str, name: str, value) -> bool:

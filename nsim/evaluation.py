@@ -55,7 +55,8 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     DataError
         If the data set is empty.
     ParameterError
-        If `net` is no network of events, `data` no data set of them, or an option is impossible.
+        If `net` is no network of events or has no output for a label, `data` is no data set of events, or an option is
+        impossible.
     """
     check_inputs("evaluate", net, {"data": data}, batch=batch, dt=dt, steps=steps)
     loss, totals = with_lengths(loss), Totals(net)
@@ -104,6 +105,20 @@ def check_inputs(where, net, data: dict, *, batch, dt, steps):
             )
         if hasattr(part, "__len__") and len(part) == 0:
             raise DataError(f"{where}: {name} holds no sample, so there is no batch")
+        _check_classes(where, net, name, part)
+
+
+def _check_classes(where, net, name, part):
+    """Refuse labels beyond the outputs; of data other than those of `nsim.datasets` only the batches have labels."""
+    if getattr(net, "space", None) is None or not hasattr(part, "n_classes"):
+        return
+    labels, outputs = part.labels, int(np.prod(net.space))
+    if labels.max() >= outputs:
+        k = int(np.argmax(labels >= outputs))
+        raise ParameterError(
+            f"{where}: {name}: sample {k} has label {labels[k]}, but the net has {outputs} outputs, for labels 0 to "
+            f"{outputs - 1}; give its last layer {labels.max() + 1} outputs or more"
+        )
 
 
 class Totals:

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from nsim import foreign, nn, optim
+from nsim.checks import real_array, replaceable
 from nsim.errors import DataError, NsimError, ParameterError
 
 VERSION = 1
@@ -49,7 +50,8 @@ def save(path, net, opt=None, **meta):
         If `net` is no module of `nsim.nn` or `nsim.ann`, an entry of `meta` is neither, or `opt` moves a parameter that
         `net` does not have.
     DataError
-        If `path` names no file, its folder does not exist, or the file cannot be written; `path` is then as it was.
+        If `path` names no file, or a device or pipe, its folder does not exist, or the file cannot be written; `path`
+        is then as it was.
     """
     if not isinstance(net, nn.Module):
         raise ParameterError(
@@ -178,7 +180,10 @@ def read_weights(path) -> dict[str, np.ndarray]:
 
 
 def named(thing):
-    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options."""
+    """What a checkpoint notes of a function, a transform or a data set, to tell it from another: names and options.
+
+    Of data also a digest of what is cheap to read: which samples of the whole these are, their labels and sizes.
+    """
     if isinstance(thing, partial):
         options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
         return f"{named(thing.func)}({options})"
@@ -186,7 +191,10 @@ def named(thing):
         return [named(part) for part in thing]
     if hasattr(thing, "batches"):
         size = f", {len(thing)} samples" if hasattr(thing, "__len__") else ""
-        return f"{getattr(thing, 'name', type(thing).__name__)}{size}"
+        content = hashlib.blake2b(digest_size=8)
+        for column in map(real_array, (getattr(thing, what, None) for what in ("index", "labels", "sizes"))):
+            content.update(b"" if column is None else column.tobytes())
+        return f"{getattr(thing, 'name', type(thing).__name__)}{size} of digest {content.hexdigest()}"
     if thing is None or hasattr(thing, "__qualname__"):
         return getattr(thing, "__qualname__", None)
     return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
@@ -216,6 +224,7 @@ def _target(path) -> Path:
         raise DataError(f'path = {path!r} names no file; give one such as "net.h5"')
     if not Path(path).parent.is_dir():
         raise DataError(f"{path} could not be written: there is no folder {Path(path).parent}; make it first")
+    replaceable(path)
     return Path(path)
 
 

@@ -11,12 +11,24 @@ LONGEST = 2**52  # microseconds, 143 years: up to here the binning kernel divide
 
 
 def tick(dt: float) -> int:
-    """A step of dt seconds in whole microseconds, the unit of all binning."""
+    """A step of dt seconds in whole microseconds, rounded."""
     if not is_finite(dt) or dt <= 0:
         raise ParameterError(f"dt = {dt!r}: a step must be positive and finite, in seconds (for example 1e-3)")
     us = int(np.rint(1e6 * dt))
     if us < 1:
         raise ParameterError(f"dt = {dt} s is shorter than a microsecond, the resolution of event times")
+    return us
+
+
+def step_width(dt: float) -> int:
+    """The step that events are binned by, whole microseconds; a dt that is far from them would shift every event."""
+    us = tick(dt)
+    if abs(us - 1e6 * dt) > 0.01 * 1e6 * dt:
+        below = int(1e6 * dt)
+        near = " or ".join(f"{k}e-6" for k in (below, below + 1) if k)
+        raise ParameterError(
+            f"dt = {dt} s is no whole number of microseconds, the resolution of event times; give {near} to bin events"
+        )
     return us
 
 
@@ -44,7 +56,7 @@ def microseconds(times: np.ndarray) -> np.ndarray:
 
 def bins(us: np.ndarray, dt: float, binning: str) -> np.ndarray:
     """Step of each time (int64 microseconds): whole steps passed ("floor") or the nearest step ("round")."""
-    width = tick(dt)
+    width = step_width(dt)
     if binning == "floor":
         return us // width
     if binning == "round":

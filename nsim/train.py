@@ -98,8 +98,9 @@ def fit(
     EventError
         If an event of the input has a size that is not finite.
     DataError, ParameterError
-        If an option is impossible, the data are empty, or `out` holds a run of another net or with other settings. Data
-        are told apart by name and number of samples, functions by name and the options of a `partial`.
+        If an option is impossible, data are empty or have labels beyond the net's outputs, or `out` holds a run of
+        another net or with other settings. Data are told apart by name, choice of samples, labels and sizes, functions
+        by name and the options of a `partial`.
 
     Warns
     -----
@@ -362,10 +363,10 @@ class _Run:
             raise TrainingError(f"{where}: {bad}; lower lr or give clip=; {self.last_good}")
 
     def validate(self, epoch):
-        if self.val is None:
-            return {"val_loss": np.nan, "val_accuracy": np.nan}
         if bad := bad_parameter(self.net):
             raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=; {self.last_good}")
+        if self.val is None:
+            return {"val_loss": np.nan, "val_accuracy": np.nan}
         result = evaluate(
             self.net, self.val, batch=self.batch, dt=self.dt, steps=self.steps, loss=self.loss, binning=self.binning
         )
@@ -379,8 +380,6 @@ class _Run:
         A run killed between the two repeats this epoch from the older last.h5 and writes the same best.h5 again.
         """
         epoch = self.history["epoch"][-1]
-        if bad := bad_parameter(self.net):
-            raise TrainingError(f"epoch {epoch}: {bad}; lower lr or give clip=")
         if self.val is not None and self.best_epoch == epoch:
             self.best_weights = self.net.state_dict()
             if self.out is not None:

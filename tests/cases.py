@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 from nsim import LI, LIF, Spikes, nn, no_grad
+from nsim.datasets import EventData, Events
 from nsim.neurons import MODELS
 
 DT = 1e-3
@@ -20,6 +21,14 @@ def counts(batch=3, steps=12, n=9, density=0.15, seed=0):
 def spikes(*size, lengths=None, dt=DT, space=None, **options):
     """The same as Spikes."""
     return Spikes.from_dense(counts(*size, **options), dt, lengths=lengths, space=space)
+
+
+def recordings(labels, n=9):
+    """A data set with ten events, in the first 9 ms, of each sample."""
+    rng, count = np.random.default_rng(0), 10 * len(labels)
+    times, units = np.sort(rng.integers(0, 9000, count)), rng.integers(0, n, count)
+    events = Events(times, units, np.arange(0, count + 1, 10), (n,))
+    return EventData(events, labels, name="few", classes=range(max(labels) + 1))
 
 
 def spread(grads, shape, lengths=None):

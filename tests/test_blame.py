@@ -72,6 +72,21 @@ def test_bad_weights_from_the_start_are_the_users():
         tiny.run(net=net)
 
 
+@pytest.mark.parametrize("val", [None, tiny.Recordings(8, seed=2)])
+def test_bad_weights_after_the_last_step_of_an_epoch(tmp_path, val):
+    net = tiny.make_net()
+
+    class Spoiled(tiny.Recordings):
+        def batches(self, *args, epoch, **options):
+            yield from super().batches(*args, epoch=epoch, **options)
+            if epoch == 1:
+                net[0].weight.data[0, 0] = np.nan
+
+    words = r"epoch 1: layer '0': parameter 0\.weight holds nan; .*last\.h5 holds the state after epoch 0; call fit"
+    with pytest.raises(TrainingError, match=words):
+        train.fit(net, Spoiled(20, seed=0), val=val, epochs=3, out=tmp_path, progress=False, **SETTINGS)
+
+
 def silent_net(bad=(0,), hidden=((tiny.N_IN, 10), (10, 8)), **options):
     """Two hidden layers, of which those in `bad` have weights too small to come near their threshold."""
     layers = [nn.Dense(*size, LIF(threshold=0.1, **options), seed=k) for k, size in enumerate(hidden)]

@@ -11,6 +11,7 @@ from nsim.datasets.pictures import UNIT
 from nsim.errors import DataError, ParameterError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
+from tests import cases
 from tests import tiny_training as tiny
 
 SETTINGS = {"dt": tiny.DT, "steps": tiny.STEPS}
@@ -118,3 +119,15 @@ def test_data_that_give_no_batch_are_refused():
 
     with pytest.raises(DataError, match="the data set gave no batch"):
         evaluate(tiny.make_net(), Empty(), **SETTINGS)
+
+
+@pytest.mark.parametrize("name, place", [("data", 0), ("val", 1)])
+def test_labels_beyond_the_outputs_are_refused_before_training(monkeypatch, name, place):
+    monkeypatch.setattr(train._Run, "epoch", lambda self: pytest.fail("it began to train"))
+    parts = [cases.recordings([0, 1, 2, 3], tiny.N_IN), cases.recordings([0, 1, 2, 3], tiny.N_IN)]
+    parts[place] = cases.recordings([0, 3, 6, 4], tiny.N_IN)
+    words = f"{name}: sample 2 has label 6, but the net has 4 outputs, for labels 0 to 3; give its last layer 7 outputs"
+    with pytest.raises(ParameterError, match=f"fit: {words}"):
+        train.fit(tiny.make_net(), parts[0], val=parts[1], epochs=1, **SETTINGS)
+    with pytest.raises(ParameterError, match=f"evaluate: {words.replace('val', 'data')}"):
+        evaluate(tiny.make_net(), parts[place], **SETTINGS)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from nsim import EventError, EventWarning, ParameterError, ShapeError, Spikes
 from nsim.events import index_dtype, join
-from nsim.times import microseconds
+from nsim.times import microseconds, step_width
 from tests import cases
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40))
@@ -154,6 +154,11 @@ def test_steps_are_whole_microseconds_divided(kind, dt):
     assert found.tolist() == [bin_of(t, width) for t in times]
 
 
+def test_steps_near_whole_microseconds_bin_events_and_any_may_be_simulated():
+    assert step_width(1 / 7000) == 143 and step_width(1e-3) == 1000
+    assert Spikes.from_dense(np.zeros((1, 2, 3)), dt=1 / 30_000).dt == 1 / 30_000
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("dt", [1e-3, 2e-3, 3e-3])
 def test_whole_milliseconds_fall_into_their_own_step(kind, dt):
@@ -221,6 +226,12 @@ GOOD = {"samples": [0, 1], "times": [0.0, 1e-3], "units": [2, 0], "batch": 2, "n
         ({"dt": -1e-3}, ParameterError, "dt = -0.001"),
         ({"dt": np.nan}, ParameterError, "dt = nan"),
         ({"dt": 1e-7}, ParameterError, "shorter than a microsecond"),
+        (
+            {"dt": 2.5e-6},
+            ParameterError,
+            "dt = 2.5e-06 s is no whole number of microseconds, .*; give 2e-6 or 3e-6 to bin",
+        ),
+        ({"dt": 0.9e-6}, ParameterError, "dt = 9e-07 s is no whole number of microseconds, .*; give 1e-6 to bin"),
         ({"binning": "ceil"}, ParameterError, 'binning = \'ceil\': expected "floor" or "round"'),
         ({"samples": [], "times": [], "units": [], "batch": 0}, ShapeError, "at least one of each"),
         ({"samples": [], "times": [], "units": [], "n": 0}, ShapeError, "at least one of each"),

@@ -15,9 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import nsim
 from nsim import Spikes
 from nsim.datasets import SHD, Synthetic, write_shd
-from nsim.errors import MissingDataError
+from nsim.errors import DataError, MissingDataError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -107,6 +108,39 @@ def test_ctrl_c_ends_cleanly_and_a_second_run_goes_on(tmp_path):
     assert code == 0
     assert "Going on from" in output and "test samples right" in output
     assert {"raster.png", "training.png", "confusion.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--smoke", "--out"], r"last\.h5 is of an earlier run, which .*; give another --out, or --fresh$"),
+        (["--demo", "--out"], r"last\.h5 is of an earlier run, which .*; give another --out, or --fresh$"),
+        (
+            ["--seed", "1", "--out"],
+            r"last\.h5 is not a checkpoint .*; give another --out, or --fresh to overwrite it$",
+        ),
+        (["--smoke", "--fresh", "--out"], "it began"),
+        (["--smoke"], "it began"),  # into the folder of smoke tests
+    ],
+)
+def test_a_run_of_another_kind_is_not_overwritten(options, words, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    import train_shd
+
+    def began(self):
+        raise DataError("it began")
+
+    out = tmp_path / "runs" / "shd-smoke-synthetic"
+    out.mkdir(parents=True)
+    nsim.save(out / "last.h5", nsim.nn.Sequential(nsim.nn.Dense(2, 1, nsim.LI(1e-2))))
+    kept = (out / "last.h5").read_bytes()
+    monkeypatch.setattr(nsim.train._Run, "epoch", began)
+    arguments = [*options, out] if options[-1] == "--out" else options
+    monkeypatch.setattr(sys, "argv", ["train_shd.py", "--data", "synthetic", "--hidden", "4", *map(str, arguments)])
+    with pytest.raises(DataError, match=words):
+        train_shd.main()
+    assert (out / "last.h5").read_bytes() == kept
 
 
 def test_the_closed_loop_balances_and_gives_the_same_bits(tmp_path):

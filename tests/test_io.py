@@ -12,8 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from nsim import io, nn, optim
+from nsim.datasets import convert_nmnist, write_shd
+from nsim.datasets.archives import atomic
 from nsim.errors import DataError, NsimError, ParameterError
 from nsim.neurons import ALIF, LI, LIF
+from tests import cases
 
 
 def make_net(hidden=7, seed=0):
@@ -126,6 +129,23 @@ def test_a_path_that_names_no_file(tmp_path, monkeypatch):
         with pytest.raises(DataError, match="names no file; give one such as"):
             io.save(path, make_net())
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        for write in (
+            lambda path: io.save(path, make_net()),
+            lambda path: write_shd(path, [[0.1]], [[1]], [0]),
+            lambda path: convert_nmnist(tmp_path / "not looked for", path),
+            lambda path: atomic(path).__enter__(),
+        ):
+            with pytest.raises(DataError, match=f"{path} is no regular file but a folder, device or pipe"):
+                write(path)
+    assert pipe.is_fifo() and link.is_symlink() and len(os.listdir(tmp_path)) == 2
 
 
 def test_what_was_there_is_spoken_of_only_where_something_was(tmp_path, monkeypatch):
@@ -315,3 +335,15 @@ def test_damaged_foreign_hdf5_costs_no_crash(tmp_path):
             io.read_weights(tmp_path / "bad.h5")
         except DataError as error:
             assert "bad.h5" in str(error)
+
+
+def test_another_split_of_the_same_size_is_other_data():
+    data = cases.recordings(np.arange(48) % 4)
+    (rest, held), (same, _), (other, _) = (data.split(0.25, seed) for seed in (0, 0, 1))
+    assert io.named(rest) == io.named(same) != io.named(other) and io.named(held).startswith("few, 12 samples of")
+    reversed_index = rest.subset(np.arange(36)[::-1])
+    assert len({io.named(part) for part in (rest, other, reversed_index, cases.recordings(np.arange(36) % 4))}) == 4
+    relabelled, shorter = cases.recordings(np.arange(48) % 4), cases.recordings(np.arange(48) % 4)
+    relabelled._labels[0] = 3
+    shorter.events.starts[1] = 9
+    assert len({io.named(part) for part in (data, relabelled, shorter)}) == 3

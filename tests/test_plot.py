@@ -97,6 +97,12 @@ def test_raster_stacks_samples_coloured_by_label():
         np.testing.assert_allclose(drawn(ax.lines[k]), expected(a, b, 33 * k))
 
 
+def test_twenty_labels_have_twenty_colours():
+    ax = plot.raster(Spikes.from_dense(counts(b=20), DT), list(range(20)), labels=np.arange(20))
+    colours = [k.get_color() for k in ax.lines[:20]]
+    assert tuple(colours[:7]) == plot.PALETTE and len({to_hex(c) for c in colours}) == 20
+
+
 @pytest.mark.parametrize("events_in", [0, 1])
 @pytest.mark.parametrize("steps", [1, 12])
 def test_every_picture_of_almost_nothing(events_in, steps):

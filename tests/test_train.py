@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from nsim import io, losses, nn, optim, surrogates, train
-from nsim.datasets import EventData, Events, transforms
+from nsim.datasets import transforms
 from nsim.errors import DataError, ParameterError, ShapeError
 from nsim.evaluation import evaluate
 from nsim.neurons import LI, LIF
 from nsim.tape import Tensor
+from tests import cases
 from tests import tiny_training as tiny
 
 SETTINGS = {"dt": tiny.DT, "steps": tiny.STEPS}
@@ -192,8 +193,12 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
         ({"regularizers": other_limit}, "regularizers = .*limit=1.0.*, this call has .*limit=2.0"),
         ({"transform": None}, "transform = drop_events, this call has None"),
         ({"loss": losses.mse}, "loss = None, this call has mse"),
-        ({"val": tiny.Recordings(39, seed=2)}, "val = Recordings, 40 samples, this call has Recordings, 39 samples"),
-        ({"val": None}, "val = Recordings, 40 samples, this call has None"),
+        ({"val": tiny.Recordings(39, seed=2)}, "val = Recordings, 40 samples .*, this call has Recordings, 39 samples"),
+        (
+            {"val": tiny.Recordings(40, seed=3)},
+            "val = Recordings, 40 samples of digest .*, this call has Recordings",
+        ),
+        ({"val": None}, "val = Recordings, 40 samples .*, this call has None"),
         ({"schedule": None}, "schedule = cosine_lr"),
     ):
         with pytest.raises(DataError, match=text):
@@ -286,10 +291,7 @@ def test_bad_data_and_nets():
 @pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_a_transform_that_changes_the_neurons_is_refused_before_the_first_step(monkeypatch):
     monkeypatch.setattr(train._Run, "step", lambda *a: pytest.fail("it began to train"))
-    rng = np.random.default_rng(0)
-    units = rng.integers(0, tiny.N_IN, 60).astype(np.uint16)
-    events = Events(np.sort(rng.integers(0, 9000, 60)).astype(np.int32), units, np.arange(0, 61, 10), (tiny.N_IN,))
-    data = EventData(events, np.arange(6) % tiny.CLASSES, name="few", classes=range(tiny.CLASSES))
+    data = cases.recordings(np.arange(6) % tiny.CLASSES, tiny.N_IN)
     with pytest.raises(ShapeError, match=r"transform .* have neurons of space .*val has .*data\.transformed"):
         train.fit(tiny.make_net(), data, val=data, epochs=1, transform=transforms.PoolUnits(2), **SETTINGS)
 

@@ -12,13 +12,21 @@ from nsim.events import Spikes
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers tell apart too. Source: Okabe & Ito 2008, without the pale yellow."""
 
+MORE = (
+    "#550099", "#88CC00", "#FF0066", "#555500", "#DD00AA", "#771122", "#AA88FF",
+    "#BBCC77", "#FFAA88", "#00DD77", "#005555", "#553366", "#117700",
+)  # fmt: skip
+"""Colours for an eighth to a twentieth thing, neither pale nor glaring. Each was chosen as far as it can be (in CIE
+L*a*b*) from white, FAINT and all colours before it: at least 38, where the nearest two of PALETTE are 26 apart."""
+
 FAINT = "#999999"
 """Grey of thresholds, and of events that are only background."""
 
 
 def colour(k: int) -> str:
-    """Colour of the k-th layer, neuron or label; the palette starts again after seven."""
-    return PALETTE[k % len(PALETTE)]
+    """Colour of the k-th layer, neuron or label; they start again after twenty."""
+    colours = PALETTE + MORE
+    return colours[k % len(colours)]
 
 
 def new_axes(size, columns=1, **options):

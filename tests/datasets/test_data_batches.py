@@ -1,5 +1,6 @@
 """Choosing samples, and batches of Spikes against a plain count of the file's events."""
 
+import itertools
 import warnings
 from functools import partial
 
@@ -81,12 +82,29 @@ def test_late_and_double_events_are_told_once():
         warnings.simplefilter("error")
         again = data.batches(16, dt=10e-3, steps=3, epoch=1)
         list(again)
-        list(data.subset(np.arange(9)).batches(16, dt=10e-3, steps=3))
+        list(data.subset(np.arange(60)).batches(16, dt=10e-3, steps=3))
+        next(iter(data.batches(16, dt=10e-3, steps=3)))
     assert again.late == batches.late
     clamped = data.batches(60, dt=10e-3, steps=3, clamp=True)
     with pytest.warns(EventWarning, match="only one of each is kept"):
         spikes, _ = next(iter(clamped))
     np.testing.assert_array_equal(spikes.to_dense(), np.minimum(whole, 1))
+
+
+def test_a_part_of_the_samples_does_not_silence_the_whole():
+    data = made()
+
+    def told(part, batches=None, epoch=0):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found = part.batches(10, dt=10e-3, steps=3, epoch=epoch)
+            list(itertools.islice(found, batches))
+        return [f"of {found.events:,} events {found.late:,} (" in str(w.message) for w in seen]
+
+    assert told(data, 1) == [True] and told(data, 2) == []  # one batch, and two
+    assert told(data.subset(np.arange(20))) == [True]
+    assert told(data) == [True] and told(data, epoch=1) == told(data, 1) == []
+    assert told(data.subset(np.arange(20)), epoch=1) == []
 
 
 @pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
@@ -132,6 +150,7 @@ def test_pooling_changes_n():
         ({"batch": 0}, "batch = 0"),
         ({"dt": 0.0}, "dt = 0.0"),
         ({"dt": -1e-3}, "dt = -0.001"),
+        ({"dt": 2.5e-6}, "dt = 2.5e-06 s is no whole number of microseconds"),
         ({"steps": 0}, "steps = 0"),
         ({"seed": -1}, "seed = -1"),
         ({"binning": "ceil"}, "binning = 'ceil'"),

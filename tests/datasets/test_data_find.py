@@ -141,7 +141,8 @@ def test_regenerated_recordings_say_so_themselves(shd_file):
         del file.attrs["nsim_fingerprint"]
     folder = shd_file.parent.rename(shd_file.parent.with_name("shd-regenerated"))
     said, data = told(lambda: SHD("train", folder))
-    assert said == [] and data.name == "SHD (regenerated)"
+    assert len(said) == 1 and "shd_train.h5: it has no checksum and is no published file" in said[0]
+    assert data.name == "SHD (regenerated)"
 
 
 @pytest.mark.parametrize("polarity", ["keep", "merge"])
@@ -159,6 +160,12 @@ def test_archives_of_nmnist(nmnist_zip, monkeypatch, polarity):
     assert told(make)[0] == [] and make().name == "N-MNIST"
     nmnist.convert_nmnist(nmnist_zip, nmnist_zip.parent / "nmnist_train.h5")
     assert told(make)[0] == []
+    monkeypatch.setitem(nmnist.OFFICIAL, "train", 5)
+    assert told(make)[0] == []
+    with h5py.File(nmnist_zip.parent / "nmnist_train.h5", "a") as file:
+        del file.attrs["nsim_fingerprint"]  # as the files of the paper's authors are
+    (said,), data = told(make)
+    assert "nmnist_train.h5: it has no checksum" in said and data.name.startswith("N-MNIST subset (4 of 5 ")
 
 
 @pytest.mark.parametrize("packed", [True, False])

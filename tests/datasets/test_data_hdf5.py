@@ -2,6 +2,9 @@
 
 import gzip
 import io
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -168,3 +171,19 @@ def test_writing_checks_and_leaves_nothing(tmp_path, arguments, words):
     with pytest.raises(DataError, match="sample 0 has speaker -1; expected 0 to 65,535"):
         write_shd(tmp_path / "a.h5", [[0.1]], [[1]], [0], speakers=[-1])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path):
+    """On a real file system of 64 kB, which a child process mounts for itself."""
+    script = (
+        "import numpy as np\nfrom nsim.datasets import write_shd\n"
+        f"try: write_shd('{tmp_path}/a.h5', [np.zeros(20)] * 2000, [np.zeros(20, int)] * 2000, np.zeros(2000))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    own = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
+    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", own, "-"]
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no user mount a file system of their own")
+    child = subprocess.run([*mount, sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.returncode == 0, child
+    assert child.stdout.startswith("DataError the disk is full: ") and f"needed in {tmp_path} (" in child.stdout
