@@ -132,8 +132,9 @@ def _rate_upper(counts, limit, strength):
 def spike_rate_lower(spikes, limit=1e-3, strength=100.0) -> Tensor:
     """Mean over the batch of (strength / N) sum_j relu(limit - count_j)^2: the loss that wakes silent neurons.
 
-    Where neuron j has no active site in a sample, the surrogate gradient of its count is zero; the gradient of this
-    loss alone then goes to the neuron's closest approach to the threshold, `spikes.counts(wake=True)`.
+    Where the surrogate of neuron j is 0 throughout a sample, outside its band or by itself, so is the gradient of its
+    count; that of this loss alone then goes to the neuron's closest approach to the threshold, see
+    `nsim.sweeps.counts`.
 
     Parameters
     ----------

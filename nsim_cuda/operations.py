@@ -6,7 +6,6 @@ The sweeps hold what their backward pass needs in objects, so that `nsim.saved_b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,17 +25,6 @@ flatten, pool2d, add = spatial.flatten, spatial.pool2d, spatial.add
 adopted, is_foreign = interop.adopted, interop.is_foreign
 assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
-
-
-@dataclass
-class Closest:
-    """dL/dcount [B, N] for neurons without an active site in a sample, and whether a sample has any that is not 0."""
-
-    grad: memory.DeviceArray
-    wanted: memory.DeviceArray
-
-    def __add__(self, other):
-        return Closest(self.grad + other.grad, self.wanted + other.wanted)
 
 
 def when_not_made(take_back):
@@ -204,13 +192,11 @@ class _SpikingBackward(_Backward):
         size, steps, _ = self.spikes.shape
         active, dtype = self.active, self.layer.weight.dtype
         upstream = full(active.u.shape, dtype, 0) if grad.active is None else grad.active
-        if grad.closest is None:
-            when, du = nothing(np.int32, 2), nothing(dtype, 2)
-        else:
-            when, du = launch.closest(self.layer, self.spikes, grad.closest.grad, grad.closest.wanted)
-        own = sweep.Own(
-            self.own_rows, active.ptr, active.indices, launch.surrogate_at(self.layer, active), upstream, when, du
-        )
+        g = launch.surrogate_at(self.layer, active)
+        when, du = nothing(np.int32, 2), nothing(dtype, 2)
+        if grad.closest is not None:
+            when, du = launch.closest(self.layer, self.spikes, active, g, grad.closest)
+        own = sweep.Own(self.own_rows, active.ptr, active.indices, g, upstream, when, du)
         jit.start(
             launch.compiled(self.layer, "backward", self.history), self.grid, self.threads, size, steps,
             self.width, launch.rows_of(self.spikes, self.layer.delay),
@@ -262,14 +248,7 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
         jit.start(
             kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad, out,
         )  # fmt: skip
-        closest = None
-        if wake:
-            closest = Closest(memory.empty(grad.shape, grad.dtype), memory.empty(size, np.int32))
-            jit.start(
-                kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad,
-                closest.grad, closest.wanted,
-            )  # fmt: skip
-        return (SpikesGrad(out, closest),)
+        return (SpikesGrad(out, grad if wake else None),)
 
     return record("counts", Tensor(total), (spikes,), vjp)
 

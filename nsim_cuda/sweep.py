@@ -35,8 +35,9 @@ class Lists(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Closest approach: best u and its step, [B, N], looked for in samples that are wanted. States to record: neurons
-    watch [K], values [B, T, S, K]. Spikes before the first and of the last step: before, after [B, N]. Or empty."""
+    """Closest approach: best u and its step, [B, N], looked for in the first wanted[b] steps of a sample. States to
+    record: neurons watch [K], values [B, T, S, K]. Spikes before the first and of the last step: before, after [B, N].
+    Or empty."""
 
     wanted: object
     best: object
@@ -140,8 +141,8 @@ def make_forward(equations, n_states, n_params, dtype, connection):
         fired = cuda.shared.array((3, WORDS), uint32)
         near = cuda.shared.array((3, WORDS), uint32)
         closest = trace.best.shape[0] > 0
-        if closest and trace.wanted[b] == 0:
-            return
+        if closest:
+            steps = min(steps, trace.wanted[b])  # nothing else is wanted of this sweep
         for w in range(tid, words, threads):
             for turn in range(3):
                 fired[turn, w] = 0
