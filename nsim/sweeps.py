@@ -275,8 +275,8 @@ class _ReadoutBackward(_Backward):
 
 @per_device
 def counts(spikes: Spikes, wake: bool = False) -> Tensor:
-    """Events of each neuron in the true steps of each sample, Tensor [B, N]; differentiable where `spikes` comes from a
-    layer.
+    """Events of each neuron in the true steps of each sample, Tensor [B, N]: in the layer's number type, and
+    differentiable, where `spikes` comes from a layer; else float32.
 
     With `wake`, the gradient also reaches neurons whose surrogate is 0 throughout a sample, through their closest
     approach to the threshold (the true step of the largest u): such neurons lie outside the band, or outside of what a
@@ -284,11 +284,10 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
     or FastSigmoid(100) where that is larger, so that it is never 0. A deviation from Perez-Nieves & Goodman 2021,
     whose sparse runs died where a layer fell silent.
     """
-    size, steps, n = spikes.shape
-    total = np.zeros((size, n), np.float32)
+    (size, steps, n), active = spikes.shape, spikes.active
+    total = np.zeros((size, n), np.float32 if active is None else active.u.dtype)
     values = np.empty(0, np.float32) if spikes.values is None else spikes.values
     over(batch.counts, size, *_entries(spikes.indptr, spikes), spikes.indices, values, total)
-    active = spikes.active
 
     def vjp(grad):
         if active is None:

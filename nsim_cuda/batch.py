@@ -60,10 +60,10 @@ def counts(ptr, indices, values, lengths, tiles, width, out):
     if n >= out.shape[1]:
         return
     row = b * tiles + n // width
-    total = np.float32(0)
+    total = out.dtype.type(0)
     for j in range(ptr[row, 0], end_of(ptr, row, lengths, b)):
         if indices[j] == n:
-            total += values[j] if values.shape[0] > 0 else np.float32(1)
+            total += values[j] if values.shape[0] > 0 else out.dtype.type(1)
     out[b, n] = total
 
 

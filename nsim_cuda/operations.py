@@ -229,15 +229,14 @@ class _ReadoutBackward(_Backward):
 
 def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
     """See `nsim.sweeps.counts`."""
-    size, _, n = spikes.shape
-    total = memory.empty((size, n), np.float32)
+    (size, _, n), active = spikes.shape, spikes.active
+    total = memory.empty((size, n), np.float32 if active is None else active.u.dtype)
     values = nothing(np.float32, 1) if spikes.values is None else spikes.values
     threads, lengths = jit.block_for(n), spikes.lengths_on_device()
     jit.start(
         kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, lengths, spikes.tiles,
         spikes.width, total,
     )  # fmt: skip
-    active = spikes.active
 
     def vjp(grad):
         if active is None:

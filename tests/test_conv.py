@@ -87,7 +87,7 @@ def compare(stack, counts, tolerance=1e-9, lengths=None):
     rng = np.random.default_rng(99)
     out, hidden = stack.net(Spikes.from_dense(counts, DT, space=stack.space, lengths=lengths), hidden=True)
     grad = rng.normal(size=out.shape)
-    on_counts = {k: rng.normal(size=(len(counts), h.shape[2])).astype(np.float32) for k, h in enumerate(hidden)}
+    on_counts = {k: rng.normal(size=(len(counts), h.shape[2])) for k, h in enumerate(hidden)}
     spread = {k: cases.spread(g, hidden[k].shape, lengths) for k, g in on_counts.items()}
     wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
     for layer, events, record in zip(stack.layers, hidden, wanted.records, strict=False):

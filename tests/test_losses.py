@@ -221,8 +221,7 @@ def test_losses_on_one_layer_add_up(band):
     for order in (names, names[::-1]):
         for together, *parts in zip(gradient(*order), *alone, strict=True):
             total = sum(part for part in parts if part is not None)  # rates do not reach the readout
-            # The gradients of counts are float32, whatever the layer computes in.
-            np.testing.assert_allclose(together, total, rtol=0, atol=1e-6 * np.abs(total).max())
+            np.testing.assert_allclose(together, total, rtol=0, atol=1e-12 * np.abs(total).max())
 
 
 @pytest.mark.parametrize("band", [0.2, None])

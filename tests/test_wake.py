@@ -123,11 +123,11 @@ def test_gradient_through_the_closest_approach(recurrent, lengths):
     layer = nn.Dense(9, 33, LIF(**TAU), recurrent=recurrent, dtype=np.float64, seed=0)
     layer.weight.data *= np.geomspace(0.025, 4, 33)
     dense = cases.counts(5, 30, 9)
-    grad = np.random.default_rng(1).normal(size=(5, 33)).astype(np.float32)
+    grad = np.random.default_rng(1).normal(size=(5, 33))
     out = layer(Spikes.from_dense(dense, cases.DT, lengths=lengths))
     assert not out.active.dense
     (out.counts(wake=True) * grad).sum().backward()
-    (wanted, wanted_rec), quiet = lif_gradients(layer, dense, grad.astype(np.float64), lengths)
+    (wanted, wanted_rec), quiet = lif_gradients(layer, dense, grad, lengths)
     assert 0.1 < quiet.mean() < 0.9
     np.testing.assert_allclose(layer.weight.grad, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
     if recurrent:
