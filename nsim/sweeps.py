@@ -331,15 +331,22 @@ def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
         lengths=spikes.lengths, active=active,
     )  # fmt: skip
 
+    def masked(grad, steps, lists=None):
+        """A gradient at the neurons of lists, one for each sample and step; without lists at every neuron."""
+        if lists is None:
+            number = size * steps
+            lists = np.arange(number + 1) * n, np.tile(np.arange(n, dtype=index_dtype(n)), number)
+        mask = np.empty(grad.size, np.bool_)
+        over(batch.keep_mask, size * steps, *lists, steps, seed, p, per_event, mask)
+        return grad * (mask.reshape(grad.shape) * scale)
+
     def vjp(grad):
-        if active.dense:
-            rows = np.arange(size * steps + 1, dtype=np.int64) * n
-            places = np.tile(np.arange(n, dtype=index_dtype(n)), size * steps)
-        else:
-            rows, places = active.indptr, active.indices
-        mask = np.empty(len(places), np.bool_)
-        over(batch.keep_mask, size * steps, rows, places, steps, seed, p, per_event, mask)
-        return (SpikesGrad(grad.active * (mask.reshape(grad.active.shape) * scale)),)
+        closest = grad.closest
+        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
+            closest = masked(closest, 1)
+        return (
+            SpikesGrad(masked(grad.active, steps, None if active.dense else (active.indptr, active.indices)), closest),
+        )
 
     return record("dropout", out, (spikes,), vjp)
 

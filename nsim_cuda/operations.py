@@ -9,12 +9,13 @@ import math
 
 import numpy as np
 
+from nsim.events import index_dtype
 from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
 from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
 from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, spatial, status, sweep
-from nsim_cuda.drive import Sites
+from nsim_cuda.drive import Rows, Sites
 from nsim_cuda.elementwise import full
 from nsim_cuda.events import DeviceSpikes, given, put
 from nsim_cuda.launch import nothing
@@ -254,10 +255,10 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
 
 def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
     """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
-    steps, rows = spikes.shape[1], spikes.ptr.shape[0]
+    (size, steps, n), rows = spikes.shape, spikes.ptr.shape[0]
     scale, active = np.float32(1 / (1 - p)), spikes.active
 
-    def kept(lists):
+    def kept(lists, steps=steps):
         mask, threshold = memory.empty(lists.indices.shape, np.uint8), np.uint64(math.ceil(p * 2.0**53))
         jit.start(
             kernels.keep_mask, lists.ptr.shape[0], jit.BLOCK, lists.ptr, lists.indices, lists.tiles, steps,
@@ -276,11 +277,22 @@ def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpik
         active=active, tiles=spikes.tiles, width=spikes.width, positive=spikes.positive,
     )  # fmt: skip
 
+    def masked(grad, lists, keep):
+        part, grad_scale = memory.empty(grad.shape, grad.dtype), grad.dtype.type(scale)
+        jit.start(
+            kernels.mask_grad, lists.ptr.shape[0], jit.BLOCK, lists.ptr, keep, grad_scale, grad.reshape(-1),
+            part.reshape(-1),
+        )  # fmt: skip
+        return part
+
     def vjp(grad):
-        part, grad_scale = memory.empty(grad.active.shape, grad.active.dtype), grad.active.dtype.type(scale)
-        there = active.ptr.shape[0], jit.BLOCK
-        jit.start(kernels.mask_grad, *there, active.ptr, kept(active), grad_scale, grad.active, part)
-        return (SpikesGrad(part),)
+        closest = grad.closest
+        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
+            ptr = np.arange(size)[:, None] * n + [0, n]  # every neuron of each sample
+            every = np.tile(np.arange(n, dtype=index_dtype(n)), size)
+            lists = Rows(memory.put(ptr, np.int32), memory.put(every), nothing(np.float32, 1), 1, n, 0)
+            closest = masked(closest, lists, kept(lists, 1))
+        return (SpikesGrad(masked(grad.active, active, kept(active)), closest),)
 
     return record("dropout", out, (spikes,), vjp)
 
