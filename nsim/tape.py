@@ -13,7 +13,8 @@ from contextvars import ContextVar
 import numpy as np
 
 from nsim.backend import adopted, device_of, moved, on_device
-from nsim.errors import GradientError, ShapeError
+from nsim.checks import plain_array
+from nsim.errors import GradientError, ParameterError, ShapeError
 
 _recording = ContextVar("nsim_recording", default=True)
 
@@ -50,13 +51,21 @@ class Tensor:
         Whether `backward` accumulates into `.grad`.
     name : str, optional
         Name in messages and files.
+
+    Raises
+    ------
+    ParameterError
+        If `data` holds anything else, such as None, words or complex numbers.
     """
 
     __array_priority__ = 1000  # array + tensor is ours
 
     def __init__(self, data, requires_grad=False, name=None):
-        data = adopted(data)
-        data = data if on_device(data) else np.asarray(data)
+        given, data = data, data.data if isinstance(data, Tensor) else adopted(data)
+        if not on_device(data) and (data := plain_array(data)) is None:
+            raise ParameterError(
+                f"Tensor: data = {given!r:.60}: expected real numbers or booleans, or an array of them"
+            )
         self.data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
         self.requires_grad, self.name = requires_grad, name
         self.grad = None
