@@ -71,7 +71,9 @@ def spiking(layer, spikes: Spikes) -> Spikes:
 def integrate(layer, spikes: Spikes) -> Tensor:
     """The sweep of a readout layer: Spikes [B, T, N_in] to Tensor [B, T, N_out], or [B, N_out] where it reduces."""
     result, where, _ = readout_forward(layer, spikes)
-    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+    out = Tensor(result)
+    out.lengths = spikes.lengths if layer.neuron.reduce is None else None
+    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):

@@ -52,6 +52,11 @@ class Tensor:
     name : str, optional
         Name in messages and files.
 
+    Attributes
+    ----------
+    lengths : int64 [B] or None
+        True number of steps of each sample, where this is the output of a readout at every step, [B, T, N].
+
     Raises
     ------
     ParameterError
@@ -70,6 +75,7 @@ class Tensor:
         self.requires_grad, self.name = requires_grad, name
         self.grad = None
         self.node = None
+        self.lengths = None
 
     @property
     def shape(self):
@@ -111,7 +117,9 @@ class Tensor:
         home = self.device
         if device == home:
             return self
-        return record("to", Tensor(moved(self.data, device)), (self,), lambda grad: (moved(grad, home),))
+        there = Tensor(moved(self.data, device))
+        there.lengths = self.lengths
+        return record("to", there, (self,), lambda grad: (moved(grad, home),))
 
     def item(self) -> float:
         """The value of a tensor of one element, as a float."""

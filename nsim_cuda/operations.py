@@ -56,7 +56,9 @@ def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
 def integrate(layer, spikes: DeviceSpikes) -> Tensor:
     """See `nsim.sweeps.integrate`."""
     result, where, _ = readout_forward(layer, spikes)
-    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+    out = Tensor(result)
+    out.lengths = spikes.lengths if layer.neuron.reduce is None else None
+    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
