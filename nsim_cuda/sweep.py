@@ -110,7 +110,7 @@ def make_forward(equations, n_states, n_params, dtype, connection):
 
     @inlined
     def track(b, t, n, u, trace):
-        if u > trace.best[b, n]:
+        if u > trace.best[b, n] and t < trace.wanted[b]:
             trace.best[b, n] = u
             trace.when[b, n] = t
 
@@ -141,8 +141,8 @@ def make_forward(equations, n_states, n_params, dtype, connection):
         fired = cuda.shared.array((3, WORDS), uint32)
         near = cuda.shared.array((3, WORDS), uint32)
         closest = trace.best.shape[0] > 0
-        if closest:
-            steps = min(steps, trace.wanted[b])  # nothing else is wanted of this sweep
+        if closest and trace.wanted[b] == 0:
+            return
         for w in range(tid, words, threads):
             for turn in range(3):
                 fired[turn, w] = 0
