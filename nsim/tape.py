@@ -230,7 +230,10 @@ def _held(vjp) -> list:
 
 
 def saved_bytes(value) -> int:
-    """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted."""
+    """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted.
+
+    The input batch is, and is freed only when the caller drops it too.
+    """
     if value.node is None:
         return 0
     buffers, parameters = {}, set()
