@@ -5,7 +5,8 @@
 
 The adaptation grows below threshold with v (a) and jumps at each spike (b). Everything that training needs is in the
 class below: the step, its adjoint, and the distance to the threshold with its adjoint. The sweeps, the tape, files and
-the parametrised tests (`pytest tests/test_neurons.py tests/test_sweeps.py`) take it from the registry.
+the parametrised tests (`pytest tests/test_neurons.py tests/test_sweeps.py`) take it from the registry; those of the
+sweeps also need the same equations as plain loops, in `MODELS` of tests/reference.py (see CONTRIBUTING.md).
 
 Model: Bittar & Garner 2022, equations 5-6 (their adLIF), here with explicit Euler coupling and w as a current.
 

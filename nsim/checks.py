@@ -54,13 +54,19 @@ def flag(where: str, name: str, value) -> bool:
     return bool(value)
 
 
-def real_array(value) -> np.ndarray | None:
-    """A number, or an array of them, as a new float64 array; None for anything else."""
+def plain_array(value) -> np.ndarray | None:
+    """A real number or a boolean, or an array of them, as it is where it is one already; None for anything else."""
     try:
         a = np.asarray(value)
     except ValueError:  # rows of different lengths
         return None
-    return a.astype(np.float64) if a.dtype.kind in "iuf" else None
+    return a if a.dtype.kind in "biuf" else None
+
+
+def real_array(value) -> np.ndarray | None:
+    """A number, or an array of them, as a new float64 array; None for anything else."""
+    a = plain_array(value)
+    return None if a is None or a.dtype.kind == "b" else a.astype(np.float64)
 
 
 def all_finite(a: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from nsim.checks import all_finite, is_whole, real_array
+from nsim.checks import all_finite, is_whole, plain_array, real_array
 from nsim.errors import EventError, EventWarning, GradientError, ShapeError
 from nsim.kernels.assemble import rows_from_events
 from nsim.times import bins, microseconds, tick
@@ -94,9 +94,12 @@ class Spikes:
         Raises
         ------
         ShapeError, EventError
-            If `a` has another number of axes, is empty, or holds NaN, infinity or what is too large to keep.
+            If `a` has another number of axes, is empty, or holds NaN, infinity, what is too large to keep, or is no
+            array of real numbers.
         """
-        a = np.asarray(a)
+        given, a = a, plain_array(a)
+        if a is None:
+            raise EventError(f"from_dense: {given!r:.60}: expected an array of real numbers")
         if a.ndim == 5 and space is None:
             space = a.shape[2:]
         if a.ndim not in (3, 5) or a.size == 0:

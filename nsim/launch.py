@@ -36,9 +36,8 @@ class Room:
 
 def no_trace(dtype) -> Trace:
     """A Trace that records nothing."""
-    return Trace(
-        np.empty(0, np.int64), np.empty((0, 0, 0, 0), dtype), np.empty((0, 0), dtype), np.empty((0, 0), np.int32)
-    )
+    recorded = np.empty(0, np.int64), np.empty((0, 0, 0, 0), dtype)
+    return Trace(*recorded, np.empty(0, np.int64), np.empty((0, 0), dtype), np.empty((0, 0), np.int32))
 
 
 def rows_of(spikes: Spikes, delay: int = 0) -> Rows:
@@ -157,10 +156,10 @@ def band_of(layer) -> float:
     return np.inf if layer.neuron.band is None else layer.neuron.band
 
 
-def surrogate_at(layer, u, band):
+def surrogate_at(surrogate, u, band):
     """g(u) where |u| < band, else 0, of the shape of u."""
     out = arrays.empty(u.shape, u.dtype)
-    g = compiled_surrogate(layer.neuron.surrogate, u.dtype)
+    g = compiled_surrogate(surrogate, u.dtype)
     over(surrogate_of_blocks, batch.n_blocks(u.size), g.address, u.reshape(-1), u.dtype.type(band), out.reshape(-1))
     return out
 

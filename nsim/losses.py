@@ -25,7 +25,9 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     per_step : bool
         Average the cross-entropy of every step of an output [B, T, C], first over the steps of a sample.
     lengths : int array [B], optional
-        True number of steps of each sample; later steps are left out. Only `per_step` uses it.
+        True number of steps of each sample; later steps are left out. Only `per_step` uses it. Default: those of the
+        events that the readout was given, which its own output carries (`out.lengths`; what is computed from it does
+        not), else all steps.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     weight = np.full(len(scores), 1 / len(scores))
     if per_step:
         batch, steps, classes = scores.shape
-        true = step_mask(lengths, batch, steps)
+        true = step_mask(scores.lengths if lengths is None else lengths, batch, steps)
         weight = np.where(true, 1 / (batch * np.maximum(true.sum(axis=1, keepdims=True), 1)), 0).ravel()
         scores, labels = ops.reshape(scores, (batch * steps, classes)), np.repeat(labels, steps)
     return _weighted_cross_entropy(scores, labels, weight, label_smoothing)
@@ -132,8 +134,9 @@ def _rate_upper(counts, limit, strength):
 def spike_rate_lower(spikes, limit=1e-3, strength=100.0) -> Tensor:
     """Mean over the batch of (strength / N) sum_j relu(limit - count_j)^2: the loss that wakes silent neurons.
 
-    Where neuron j has no active site in a sample, the surrogate gradient of its count is zero; the gradient of this
-    loss alone then goes to the neuron's closest approach to the threshold, `spikes.counts(wake=True)`.
+    Where the surrogate of neuron j is 0 throughout a sample, outside its band or by itself, so is the gradient of its
+    count; that of this loss alone then goes to the neuron's closest approach to the threshold, see
+    `nsim.sweeps.counts`.
 
     Parameters
     ----------

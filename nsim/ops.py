@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.checks import plain_array
 from nsim.errors import ShapeError
 from nsim.tape import Tensor, record
 
 
 def as_tensor(x, like: Tensor) -> Tensor:
     """x as a Tensor of the dtype of `like`, so that a plain number never widens float32."""
-    return x if isinstance(x, Tensor) else Tensor(np.asarray(x, like.dtype))
+    if isinstance(x, Tensor):
+        return x
+    a = plain_array(x)
+    return Tensor(x if a is None else a.astype(like.dtype, copy=False))  # refused there, if it is no number
 
 
 def _fit(grad, shape):

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from nsim.backend import moved, on_device, operations, per_device
-from nsim.checks import is_finite, is_number, is_whole
+from nsim.checks import flag, is_finite, is_number, is_whole
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
 from nsim.kernels.jit import exact_kernel, kernel
 from nsim.tape import Tensor
@@ -193,7 +193,7 @@ class SGD(Optimizer):
 
     def _check(self):
         super()._check()
-        momentum, nesterov = self.momentum, self.nesterov
+        momentum, nesterov = self.momentum, flag("SGD", "nesterov", self.nesterov)
         if not is_number(momentum) or not 0 <= momentum < 1 or (nesterov and momentum == 0):
             raise ParameterError(
                 f"SGD: momentum = {momentum!r}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"

@@ -51,6 +51,11 @@ class FastSigmoid(Surrogate):
         return g
 
 
+# Takes the place of a smaller g at the closest approach of a neuron that nothing else reaches, see
+# `nsim.sweeps.counts`. Any positive function would do, but one next to 0 would leave the neuron where it is.
+STAND_IN = FastSigmoid()
+
+
 class ATan(Surrogate):
     """g(u) = (alpha / 2) / (1 + (pi alpha u / 2)^2). Source: Fang et al. 2021, their arctangent surrogate."""
 

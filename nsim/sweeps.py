@@ -28,6 +28,7 @@ from nsim.launch import (
     summed,
     surrogate_at,
 )  # fmt: skip
+from nsim.surrogates import STAND_IN
 from nsim.tape import Tensor, record, recording
 
 MODES = {None: readout.TRACE, "sum": readout.SUM, "mean": readout.SUM, "max": readout.MAX, "last": readout.LAST}
@@ -35,8 +36,8 @@ MODES = {None: readout.TRACE, "sum": readout.SUM, "mean": readout.SUM, "max": re
 
 @dataclass
 class SpikesGrad:
-    """Gradient of a layer's spikes: on its active set (listed [sites] or dense [B, T, N]), and, for neurons without an
-    active site in a sample, dL/dcount [B, N] to be passed to their closest approach."""
+    """Gradient of a layer's spikes: on its active set (listed [sites] or dense [B, T, N]), and dL/dcount [B, N] to be
+    passed to the closest approach of the neurons that the first does not reach in a sample."""
 
     active: np.ndarray | None = None
     closest: np.ndarray | None = None
@@ -70,7 +71,9 @@ def spiking(layer, spikes: Spikes) -> Spikes:
 def integrate(layer, spikes: Spikes) -> Tensor:
     """The sweep of a readout layer: Spikes [B, T, N_in] to Tensor [B, T, N_out], or [B, N_out] where it reduces."""
     result, where, _ = readout_forward(layer, spikes)
-    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+    out = Tensor(result)
+    out.lengths = spikes.lengths if layer.neuron.reduce is None else None
+    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
@@ -226,15 +229,30 @@ class _SpikingBackward(_Backward):
         nothing = np.empty((0, 0), np.int64), np.empty((0, 0), np.int32), np.empty((0, 0), dtype)
         if grad is None or not grad.any():
             return nothing
+        surrogate = self.layer.neuron.surrogate
+        grad = np.where(self.reached(surrogate), 0, grad).astype(dtype)
+        if not grad.any():
+            return nothing
         best, step = np.full(grad.shape, -np.inf, dtype), np.full(grad.shape, -1, np.int32)
-        trace = no_trace(dtype)._replace(best=best, step=step)
+        trace = no_trace(dtype)._replace(ends=_lengths(self.spikes), best=best, step=step)
         forward(self.layer, self.spikes, keep=False, trace=trace)
         step[grad == 0] = -1
-        return (
-            np.argsort(-step, axis=1, kind="stable"),
-            step,
-            surrogate_at(self.layer, best, np.inf) * grad.astype(dtype),
-        )
+        g = np.fmax(*(surrogate_at(s, best, np.inf) for s in (surrogate, STAND_IN)))
+        return np.argsort(-step, axis=1, kind="stable"), step, g * grad
+
+    def reached(self, surrogate):
+        """Whether g is not too small for a normal number at a true step of a sample, for each neuron: bool [B, N]."""
+        active, size, n = self.active, self.spikes.shape[0], self.layer.n_out
+
+        def there(u):
+            return np.abs(surrogate_at(surrogate, u, active.band)) >= np.finfo(u.dtype).tiny
+
+        if active.dense:
+            ends = _lengths(self.spikes)
+            return np.stack([there(u[:end]).any(axis=0) for u, end in zip(active.u, ends, strict=True)])
+        number, entries = np.zeros((size, n), np.float32), _entries(active.indptr, self.spikes)
+        over(batch.counts, size, *entries, active.indices, there(active.u).astype(np.float32), number)
+        return number > 0
 
 
 class _ReadoutBackward(_Backward):
@@ -259,18 +277,19 @@ class _ReadoutBackward(_Backward):
 
 @per_device
 def counts(spikes: Spikes, wake: bool = False) -> Tensor:
-    """Events of each neuron in the true steps of each sample, Tensor [B, N]; differentiable where `spikes` comes from a
-    layer.
+    """Events of each neuron in the true steps of each sample, Tensor [B, N]: in the layer's number type, and
+    differentiable, where `spikes` comes from a layer; else float32.
 
-    With `wake`, the gradient also reaches neurons that have no active site in a sample, through their closest approach
-    to the threshold (the step of the largest u): such neurons lie outside the band, and no other loss reaches them. A
-    deviation from Perez-Nieves & Goodman 2021, whose sparse runs died where a layer fell silent.
+    With `wake`, the gradient also reaches neurons whose surrogate is 0 throughout a sample, through their closest
+    approach to the threshold (the true step of the largest u): such neurons lie outside the band, or outside of what a
+    surrogate like Boxcar covers, and no other loss reaches them. The factor there is the surrogate without its band,
+    or FastSigmoid(100) where that is larger, so that it is never 0. A deviation from Perez-Nieves & Goodman 2021,
+    whose sparse runs died where a layer fell silent.
     """
-    size, steps, n = spikes.shape
-    total = np.zeros((size, n), np.float32)
+    (size, steps, n), active = spikes.shape, spikes.active
+    total = np.zeros((size, n), np.float32 if active is None else active.u.dtype)
     values = np.empty(0, np.float32) if spikes.values is None else spikes.values
     over(batch.counts, size, *_entries(spikes.indptr, spikes), spikes.indices, values, total)
-    active = spikes.active
 
     def vjp(grad):
         if active is None:
@@ -283,7 +302,7 @@ def counts(spikes: Spikes, wake: bool = False) -> Tensor:
         else:
             out = np.zeros(len(active.indices), active.u.dtype)
             over(batch.spread_counts, size, *_entries(active.indptr, spikes), active.indices, grad, out)
-        return (SpikesGrad(out, np.where(_reached(active, spikes), 0, grad) if wake else None),)
+        return (SpikesGrad(out, grad if wake else None),)
 
     return record("counts", Tensor(total), (spikes,), vjp)
 
@@ -293,18 +312,6 @@ def _entries(indptr, spikes):
     size, steps, _ = spikes.shape
     begins = np.arange(size) * steps
     return indptr[begins], indptr[begins + (steps if spikes.lengths is None else spikes.lengths)]
-
-
-def _reached(active, spikes):
-    """Whether a neuron has an active site in the true steps of a sample, bool [B, N]."""
-    size, steps, n = spikes.shape
-    if active.dense:
-        if np.isinf(active.band):
-            return np.ones((size, n), bool)
-        return ((np.abs(active.u) < active.band) & step_mask(spikes.lengths, size, steps)[:, :, None]).any(axis=1)
-    number = np.zeros((size, n), np.float32)
-    over(batch.counts, size, *_entries(active.indptr, spikes), active.indices, np.empty(0, np.float32), number)
-    return number > 0
 
 
 @per_device
@@ -326,15 +333,22 @@ def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
         lengths=spikes.lengths, active=active,
     )  # fmt: skip
 
+    def masked(grad, steps, lists=None):
+        """A gradient at the neurons of lists, one for each sample and step; without lists at every neuron."""
+        if lists is None:
+            number = size * steps
+            lists = np.arange(number + 1) * n, np.tile(np.arange(n, dtype=index_dtype(n)), number)
+        mask = np.empty(grad.size, np.bool_)
+        over(batch.keep_mask, size * steps, *lists, steps, seed, p, per_event, mask)
+        return grad * (mask.reshape(grad.shape) * scale)
+
     def vjp(grad):
-        if active.dense:
-            rows = np.arange(size * steps + 1, dtype=np.int64) * n
-            places = np.tile(np.arange(n, dtype=index_dtype(n)), size * steps)
-        else:
-            rows, places = active.indptr, active.indices
-        mask = np.empty(len(places), np.bool_)
-        over(batch.keep_mask, size * steps, rows, places, steps, seed, p, per_event, mask)
-        return (SpikesGrad(grad.active * (mask.reshape(grad.active.shape) * scale)),)
+        closest = grad.closest
+        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
+            closest = masked(closest, 1)
+        return (
+            SpikesGrad(masked(grad.active, steps, None if active.dense else (active.indptr, active.indices)), closest),
+        )
 
     return record("dropout", out, (spikes,), vjp)
 

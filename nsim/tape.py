@@ -13,7 +13,8 @@ from contextvars import ContextVar
 import numpy as np
 
 from nsim.backend import adopted, device_of, moved, on_device
-from nsim.errors import GradientError, ShapeError
+from nsim.checks import plain_array
+from nsim.errors import GradientError, ParameterError, ShapeError
 
 _recording = ContextVar("nsim_recording", default=True)
 
@@ -50,17 +51,31 @@ class Tensor:
         Whether `backward` accumulates into `.grad`.
     name : str, optional
         Name in messages and files.
+
+    Attributes
+    ----------
+    lengths : int64 [B] or None
+        True number of steps of each sample, where this is the output of a readout at every step, [B, T, N].
+
+    Raises
+    ------
+    ParameterError
+        If `data` holds anything else, such as None, words or complex numbers.
     """
 
     __array_priority__ = 1000  # array + tensor is ours
 
     def __init__(self, data, requires_grad=False, name=None):
-        data = adopted(data)
-        data = data if on_device(data) else np.asarray(data)
+        given, data = data, data.data if isinstance(data, Tensor) else adopted(data)
+        if not on_device(data) and (data := plain_array(data)) is None:
+            raise ParameterError(
+                f"Tensor: data = {given!r:.60}: expected real numbers or booleans, or an array of them"
+            )
         self.data = data if data.dtype in (np.float32, np.float64) else data.astype(np.float32)
         self.requires_grad, self.name = requires_grad, name
         self.grad = None
         self.node = None
+        self.lengths = None
 
     @property
     def shape(self):
@@ -102,7 +117,9 @@ class Tensor:
         home = self.device
         if device == home:
             return self
-        return record("to", Tensor(moved(self.data, device)), (self,), lambda grad: (moved(grad, home),))
+        there = Tensor(moved(self.data, device))
+        there.lengths = self.lengths
+        return record("to", there, (self,), lambda grad: (moved(grad, home),))
 
     def item(self) -> float:
         """The value of a tensor of one element, as a float."""
@@ -213,7 +230,10 @@ def _held(vjp) -> list:
 
 
 def saved_bytes(value) -> int:
-    """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted."""
+    """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted.
+
+    The input batch is, and is freed only when the caller drops it too.
+    """
     if value.node is None:
         return 0
     buffers, parameters = {}, set()

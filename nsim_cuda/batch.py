@@ -3,6 +3,7 @@
 import numpy as np
 from numba import uint32
 
+from nsim.surrogates import STAND_IN
 from nsim_cuda import bits
 from nsim_cuda.jit import BLOCK, WARP, cuda, inlined
 
@@ -59,10 +60,10 @@ def counts(ptr, indices, values, lengths, tiles, width, out):
     if n >= out.shape[1]:
         return
     row = b * tiles + n // width
-    total = np.float32(0)
+    total = out.dtype.type(0)
     for j in range(ptr[row, 0], end_of(ptr, row, lengths, b)):
         if indices[j] == n:
-            total += values[j] if values.shape[0] > 0 else np.float32(1)
+            total += values[j] if values.shape[0] > 0 else out.dtype.type(1)
     out[b, n] = total
 
 
@@ -80,9 +81,9 @@ def spread_counts(ptr, indices, lengths, tiles, grad, out):
 
 
 @cuda.jit
-def unreached(ptr, indices, lengths, tiles, grad, out, wanted):
-    """out = grad where a neuron has no listed site in the true steps of a sample, else 0; wanted[b] tells whether
-    anything is left."""
+def unreached(ptr, indices, g, tiny, lengths, tiles, grad, out, wanted):
+    """out = grad where |g| is below `tiny` at every listed site of a neuron in the true steps of a sample, else 0;
+    wanted[b] is the number of these steps, or 0 where nothing is left."""
     b, tid, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     for n in range(tid, out.shape[1], threads):
         out[b, n] = grad[b, n]
@@ -91,17 +92,19 @@ def unreached(ptr, indices, lengths, tiles, grad, out, wanted):
     cuda.syncthreads()
     for row in range(b * tiles, (b + 1) * tiles):
         for j in range(ptr[row, 0] + tid, end_of(ptr, row, lengths, b), threads):
-            out[b, int(indices[j])] = 0
+            if abs(g[j]) >= tiny:
+                out[b, int(indices[j])] = 0
     cuda.syncthreads()
     for n in range(tid, out.shape[1], threads):
         if out[b, n] != 0:
-            wanted[b] = 1
+            wanted[b] = lengths[b] if lengths.shape[0] > 0 else ptr.shape[1] - 1
 
 
 def make_surrogate(g, dtype):
     """Two kernels of one surrogate: out[j] = g(u[j]) at the listed sites; and du = g(best) grad for closest approaches,
-    with no step where the gradient is zero."""
+    with no step where the gradient is zero, and with the stand-in for a smaller g."""
     zero = dtype(0)
+    stand_in = inlined(STAND_IN.function(dtype(1)))
 
     @cuda.jit
     def at_sites(ptr, u, out):
@@ -116,7 +119,8 @@ def make_surrogate(g, dtype):
             if wanted[b] == 0 or grad[b, n] == zero:
                 when[b, n] = -1
             if when[b, n] >= 0:
-                best[b, n] = g(best[b, n]) * grad[b, n]
+                here, least = g(best[b, n]), stand_in(best[b, n])
+                best[b, n] = (here if here > least else least) * grad[b, n]
 
     return at_sites, at_closest
 

@@ -225,11 +225,16 @@ def _sweep(layer, spikes, fired, sites, state, rows, trace):
     return needs, state
 
 
-def closest(layer, spikes, grad, wanted):
-    """Step and dL/du of closest approaches where `grad` [B, N] asks for them, by a second forward sweep of the samples
-    that want it; nothing is listed."""
+def closest(layer, spikes, active, g, asked):
+    """Step and dL/du of closest approaches where `asked` [B, N] asks for them and `g`, at the active sites, is 0
+    throughout: by a second forward sweep of the samples that want it; nothing is listed."""
     size, steps, _ = spikes.shape
-    n, dtype = grad.shape[1], layer.weight.dtype
+    n, dtype = asked.shape[1], layer.weight.dtype
+    grad, wanted = memory.empty(asked.shape, dtype), memory.empty(size, np.int32)
+    jit.start(
+        kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, g, np.finfo(dtype).tiny,
+        spikes.lengths_on_device(), active.tiles, asked, grad, wanted,
+    )  # fmt: skip
     best, when = memory.empty(grad.shape, dtype), memory.empty(grad.shape, np.int32)
     fill(best, -np.inf)
     fill(when, -1)

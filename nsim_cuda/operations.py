@@ -6,16 +6,16 @@ The sweeps hold what their backward pass needs in objects, so that `nsim.saved_b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from nsim.events import index_dtype
 from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
 from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
 from nsim_cuda import interop, jit, launch, losses, memory, optim, readout, spatial, status, sweep
-from nsim_cuda.drive import Sites
+from nsim_cuda.drive import Rows, Sites
 from nsim_cuda.elementwise import full
 from nsim_cuda.events import DeviceSpikes, given, put
 from nsim_cuda.launch import nothing
@@ -26,17 +26,6 @@ flatten, pool2d, add = spatial.flatten, spatial.pool2d, spatial.add
 adopted, is_foreign = interop.adopted, interop.is_foreign
 assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
-
-
-@dataclass
-class Closest:
-    """dL/dcount [B, N] for neurons without an active site in a sample, and whether a sample has any that is not 0."""
-
-    grad: memory.DeviceArray
-    wanted: memory.DeviceArray
-
-    def __add__(self, other):
-        return Closest(self.grad + other.grad, self.wanted + other.wanted)
 
 
 def when_not_made(take_back):
@@ -67,7 +56,9 @@ def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
 def integrate(layer, spikes: DeviceSpikes) -> Tensor:
     """See `nsim.sweeps.integrate`."""
     result, where, _ = readout_forward(layer, spikes)
-    return record(layer.label, Tensor(result), (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+    out = Tensor(result)
+    out.lengths = spikes.lengths if layer.neuron.reduce is None else None
+    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
 
 
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
@@ -204,13 +195,11 @@ class _SpikingBackward(_Backward):
         size, steps, _ = self.spikes.shape
         active, dtype = self.active, self.layer.weight.dtype
         upstream = full(active.u.shape, dtype, 0) if grad.active is None else grad.active
-        if grad.closest is None:
-            when, du = nothing(np.int32, 2), nothing(dtype, 2)
-        else:
-            when, du = launch.closest(self.layer, self.spikes, grad.closest.grad, grad.closest.wanted)
-        own = sweep.Own(
-            self.own_rows, active.ptr, active.indices, launch.surrogate_at(self.layer, active), upstream, when, du
-        )
+        g = launch.surrogate_at(self.layer, active)
+        when, du = nothing(np.int32, 2), nothing(dtype, 2)
+        if grad.closest is not None:
+            when, du = launch.closest(self.layer, self.spikes, active, g, grad.closest)
+        own = sweep.Own(self.own_rows, active.ptr, active.indices, g, upstream, when, du)
         jit.start(
             launch.compiled(self.layer, "backward", self.history), self.grid, self.threads, size, steps,
             self.width, launch.rows_of(self.spikes, self.layer.delay),
@@ -243,15 +232,14 @@ class _ReadoutBackward(_Backward):
 
 def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
     """See `nsim.sweeps.counts`."""
-    size, _, n = spikes.shape
-    total = memory.empty((size, n), np.float32)
+    (size, _, n), active = spikes.shape, spikes.active
+    total = memory.empty((size, n), np.float32 if active is None else active.u.dtype)
     values = nothing(np.float32, 1) if spikes.values is None else spikes.values
     threads, lengths = jit.block_for(n), spikes.lengths_on_device()
     jit.start(
         kernels.counts, (size, -(-n // threads)), threads, spikes.ptr, spikes.indices, values, lengths, spikes.tiles,
         spikes.width, total,
     )  # fmt: skip
-    active = spikes.active
 
     def vjp(grad):
         if active is None:
@@ -262,24 +250,17 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
         jit.start(
             kernels.spread_counts, rows, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad, out,
         )  # fmt: skip
-        closest = None
-        if wake:
-            closest = Closest(memory.empty(grad.shape, grad.dtype), memory.empty(size, np.int32))
-            jit.start(
-                kernels.unreached, size, jit.BLOCK, active.ptr, active.indices, lengths, active.tiles, grad,
-                closest.grad, closest.wanted,
-            )  # fmt: skip
-        return (SpikesGrad(out, closest),)
+        return (SpikesGrad(out, grad if wake else None),)
 
     return record("counts", Tensor(total), (spikes,), vjp)
 
 
 def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
     """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
-    steps, rows = spikes.shape[1], spikes.ptr.shape[0]
+    (size, steps, n), rows = spikes.shape, spikes.ptr.shape[0]
     scale, active = np.float32(1 / (1 - p)), spikes.active
 
-    def kept(lists):
+    def kept(lists, steps=steps):
         mask, threshold = memory.empty(lists.indices.shape, np.uint8), np.uint64(math.ceil(p * 2.0**53))
         jit.start(
             kernels.keep_mask, lists.ptr.shape[0], jit.BLOCK, lists.ptr, lists.indices, lists.tiles, steps,
@@ -298,11 +279,22 @@ def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpik
         active=active, tiles=spikes.tiles, width=spikes.width, positive=spikes.positive,
     )  # fmt: skip
 
+    def masked(grad, lists, keep):
+        part, grad_scale = memory.empty(grad.shape, grad.dtype), grad.dtype.type(scale)
+        jit.start(
+            kernels.mask_grad, lists.ptr.shape[0], jit.BLOCK, lists.ptr, keep, grad_scale, grad.reshape(-1),
+            part.reshape(-1),
+        )  # fmt: skip
+        return part
+
     def vjp(grad):
-        part, grad_scale = memory.empty(grad.active.shape, grad.active.dtype), grad.active.dtype.type(scale)
-        there = active.ptr.shape[0], jit.BLOCK
-        jit.start(kernels.mask_grad, *there, active.ptr, kept(active), grad_scale, grad.active, part)
-        return (SpikesGrad(part),)
+        closest = grad.closest
+        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
+            ptr = np.arange(size)[:, None] * n + [0, n]  # every neuron of each sample
+            every = np.tile(np.arange(n, dtype=index_dtype(n)), size)
+            lists = Rows(memory.put(ptr, np.int32), memory.put(every), nothing(np.float32, 1), 1, n, 0)
+            closest = masked(closest, lists, kept(lists, 1))
+        return (SpikesGrad(masked(grad.active, active, kept(active)), closest),)
 
     return record("dropout", out, (spikes,), vjp)
 

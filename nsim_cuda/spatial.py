@@ -6,8 +6,6 @@ that a place lies in, of two lists the sum of both. So there is always room, and
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from nsim.errors import DeviceError
@@ -66,7 +64,7 @@ class _PoolBackward:
 
     def __call__(self, grad):
         active = None if grad.active is None else self.spread(grad.active)
-        closest = None if grad.closest is None else replace(grad.closest, grad=self.dense(grad.closest.grad))
+        closest = None if grad.closest is None else self.dense(grad.closest)
         return (SpikesGrad(active, closest),)
 
     def spread(self, grad):

@@ -35,8 +35,9 @@ class Lists(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Closest approach: best u and its step, [B, N], looked for in samples that are wanted. States to record: neurons
-    watch [K], values [B, T, S, K]. Spikes before the first and of the last step: before, after [B, N]. Or empty."""
+    """Closest approach: best u and its step, [B, N], looked for in the first wanted[b] steps of a sample. States to
+    record: neurons watch [K], values [B, T, S, K]. Spikes before the first and of the last step: before, after [B, N].
+    Or empty."""
 
     wanted: object
     best: object
@@ -109,7 +110,7 @@ def make_forward(equations, n_states, n_params, dtype, connection):
 
     @inlined
     def track(b, t, n, u, trace):
-        if u > trace.best[b, n]:
+        if u > trace.best[b, n] and t < trace.wanted[b]:
             trace.best[b, n] = u
             trace.when[b, n] = t
 

@@ -87,7 +87,7 @@ def compare(stack, counts, tolerance=1e-9, lengths=None):
     rng = np.random.default_rng(99)
     out, hidden = stack.net(Spikes.from_dense(counts, DT, space=stack.space, lengths=lengths), hidden=True)
     grad = rng.normal(size=out.shape)
-    on_counts = {k: rng.normal(size=(len(counts), h.shape[2])).astype(np.float32) for k, h in enumerate(hidden)}
+    on_counts = {k: rng.normal(size=(len(counts), h.shape[2])) for k, h in enumerate(hidden)}
     spread = {k: cases.spread(g, hidden[k].shape, lengths) for k, g in on_counts.items()}
     wanted = reference.net_gradients(stack.oracle, counts, grad, lengths, spread)
     for layer, events, record in zip(stack.layers, hidden, wanted.records, strict=False):
@@ -216,6 +216,7 @@ GOOD = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "neuron": LIF(), 
         ({"dtype": np.int32}, ParameterError, "nn.Conv2d: dtype = .*int32.*: expected np.float32"),
         ({"padding": -1}, ParameterError, "padding = -1: expected a whole number of at least 0"),
         ({"delay": 0.5}, ParameterError, "delay = 0.5"),
+        ({"bias": "no"}, ParameterError, "nn.Conv2d: bias = 'no': expected True or False"),
         ({"groups": 4}, ParameterError, "groups = 4: expected a divisor of in_channels = 4 and out_channels = 6"),
         ({"kernel_size": 7}, ShapeError, r"a kernel of \(7, 7\) does not fit into a picture of \(5, 6\)"),
         ({"neuron": LIF}, ParameterError, "nn.Conv2d: neuron = .* expected a neuron such as"),

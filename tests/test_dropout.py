@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nsim import LI, LIF, ParameterError, Spikes, nn
+from nsim import LI, LIF, ParameterError, Spikes, losses, nn
 from tests import cases, reference
 
 
@@ -91,3 +91,20 @@ def test_gradient_through_dropout_is_the_oracles(per, band):
         np.testing.assert_allclose(
             layer.weight.grad, wanted["weight"], rtol=0, atol=1e-6 * np.abs(wanted["weight"]).max()
         )
+
+
+@pytest.mark.parametrize("per", ["neuron", "event"])
+def test_a_silent_layer_is_reached_through_dropout(per):
+    """A neuron that is left out of every sample is not."""
+    layer, drop = nn.Dense(9, 33, LIF(), dtype=np.float64, seed=0), nn.Dropout(0.5, per=per)
+    layer.weight.data[...] = np.abs(layer.weight.data) * 0.01
+    found = []
+    for through in (lambda fired: fired, drop):
+        drop.seed(6)
+        losses.spike_rate_lower(through(layer(cases.spikes()))).backward()
+        found.append(layer.weight.grad)
+        layer.weight.grad = None
+    kept = mask_of(drop, (3, 12, 33), 6)[:, 0].any(axis=0) if per == "neuron" else np.ones(33, bool)
+    assert (found[0].any(axis=0)).all() and np.array_equal(found[1].any(axis=0), kept)
+    if per == "event":
+        np.testing.assert_array_equal(found[1], found[0])

@@ -86,6 +86,18 @@ def test_cross_entropy_ignores_what_lies_past_the_end():
     assert np.isfinite(x.grad).all() and not x.grad[0, 1:].any()
 
 
+def test_a_readout_at_every_step_knows_the_true_lengths():
+    given, labels = cases.spikes(3, 12, 9, lengths=[12, 4, 7], density=0.3), [0, 1, 2]
+    layer = nn.Dense(9, 5, LI(reduce=None), seed=0)
+    found = []
+    for lengths in (None, given.lengths, [12, 12, 12]):
+        loss = losses.cross_entropy(layer(given), labels, per_step=True, lengths=lengths)
+        loss.backward()
+        found.append((loss.item(), layer.weight.grad))
+        layer.weight.grad = None
+    assert found[0][0] == found[1][0] != found[2][0] and np.array_equal(found[0][1], found[1][1])
+
+
 def test_cross_entropy_on_counts_and_large_scores():
     dense = np.zeros((2, 6, 3), int)
     dense[0, 2:5, 1] = 1
@@ -221,8 +233,7 @@ def test_losses_on_one_layer_add_up(band):
     for order in (names, names[::-1]):
         for together, *parts in zip(gradient(*order), *alone, strict=True):
             total = sum(part for part in parts if part is not None)  # rates do not reach the readout
-            # The gradients of counts are float32, whatever the layer computes in.
-            np.testing.assert_allclose(together, total, rtol=0, atol=1e-6 * np.abs(total).max())
+            np.testing.assert_allclose(together, total, rtol=0, atol=1e-12 * np.abs(total).max())
 
 
 @pytest.mark.parametrize("band", [0.2, None])

@@ -90,6 +90,7 @@ def test_other_impossible_options_are_refused(name):
         ({"band": 0}, "band = 0"),
         ({"band": "wide"}, "band = 'wide'"),
         ({"surrogate": 3}, "surrogate = 3"),
+        ({"detach_reset": "no"}, f"{name}: detach_reset = 'no': expected True or False"),
         ({"learn": "tau"}, r"learn = \('tau',\)"),
         ({"learn": True}, r"learn = \(True,\): .* has .*threshold"),
         ({"learn": None}, r"learn = \(None,\): "),

@@ -134,6 +134,13 @@ def test_impossible_seeds_are_refused(value):
         nsim.seed(value)
 
 
+@pytest.mark.parametrize("name", ["recurrent", "bias"])
+@pytest.mark.parametrize("value", ["no", np.zeros(5)], ids=str)
+def test_a_switch_is_true_or_false(name, value):
+    with pytest.raises(ParameterError, match=rf"nn.Dense: {name} = .*: expected True or False"):
+        nn.Dense(9, 5, LIF(), **{name: value})
+
+
 @pytest.mark.parametrize("name", ["weight", "weight_rec", "bias"])
 def test_an_array_in_place_of_a_parameter_is_refused(name):
     layer = nn.Dense(9, 5, LIF(), recurrent=True, bias=True)

@@ -144,6 +144,8 @@ def test_bad_use():
         optim.Adam(params, betas=(0.9, 1.0))
     with pytest.raises(ParameterError, match="nesterov"):
         optim.SGD(params, 0.1, nesterov=True)
+    with pytest.raises(ParameterError, match="SGD: nesterov = 'no': expected True or False"):
+        optim.SGD(params, 0.1, 0.9, nesterov="no")
     with pytest.raises(ParameterError, match="weight_decay = -1"):
         optim.AdamW(params, weight_decay=-1)
     with pytest.raises(ParameterError, match=r"Adam: weight_decay = 0.01: .* use AdamW"):

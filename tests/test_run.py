@@ -212,5 +212,8 @@ def test_states_of_another_batch_or_depth_are_refused():
         net.run(cases.spikes(batch=2), state=state)
     with pytest.raises(ShapeError, match="state has 2 layers, this network has 3"):
         net.run(cases.spikes(), state=state[:2])
+    net[0].set_value("threshold", 2.0)
+    with pytest.raises(ShapeError, match=r"layer 0: .* of a neuron with other parameters \(has set_value changed them"):
+        net.run(cases.spikes(), state=state)
     with pytest.raises(ShapeError, match="dt"):
         cases.network(delay=1).run(cases.spikes(dt=2e-3), state=cases.network(delay=1).run(cases.spikes()).state)

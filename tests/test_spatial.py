@@ -133,7 +133,7 @@ def test_sites_below_and_above_belong_together():
 
 
 def test_the_gradient_of_silent_neurons_goes_through_sums():
-    """dL/dcount of neurons without an active site, as `counts(wake=True)` sends it."""
+    """dL/dcount as `counts(wake=True)` sends it."""
     spikes, _ = source(amounts(), "listed")
     out = nn.AvgPool2d(2)(spikes)
     closest = np.random.default_rng(2).normal(size=(BATCH, out.shape[2]))

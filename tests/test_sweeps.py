@@ -102,7 +102,7 @@ def losses_of(layers, counts):
     rng, (batch, steps, _) = np.random.default_rng(99), counts.shape
     sizes = [layer.weight.shape[1] for layer in layers]
     on_out = rng.normal(size=(batch, sizes[-1]) if layers[-1].reduce else (batch, steps, sizes[-1]))
-    return on_out, [rng.normal(size=(batch, n)).astype(np.float32) for n in sizes[:-1]]
+    return on_out, [rng.normal(size=(batch, n)) for n in sizes[:-1]]
 
 
 def oracle_gradients(layers, counts, lengths=None):

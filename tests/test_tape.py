@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from nsim import GradientError, ShapeError, Tensor, arrays, no_grad, ops, saved_bytes, tape
+from nsim import GradientError, ParameterError, ShapeError, Tensor, arrays, no_grad, ops, saved_bytes, tape
 from tests import cases
 
 
@@ -131,6 +131,14 @@ def test_number_types():
     assert y.dtype == x.grad.dtype == np.float32
     assert Tensor(np.arange(3)).dtype == Tensor([True, False]).dtype == np.float32
     assert Tensor(np.zeros(2)).dtype == np.float64
+
+
+@pytest.mark.parametrize("data", [None, [1 + 2j], "1", ["a"], [1.0, None], [[1], [1, 2]]])
+def test_what_is_no_real_number_is_refused(data):
+    with pytest.raises(ParameterError, match=r"Tensor: data = .*: expected real numbers"):
+        Tensor(data)
+    with pytest.raises(ParameterError, match=r"Tensor: data = .*: expected real numbers"):
+        Tensor([1.0]) + data
 
 
 def test_data_is_not_copied_and_detach_cuts():

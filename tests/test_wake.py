@@ -5,6 +5,7 @@ import pytest
 
 from nsim import LIF, Sigmoid, Spikes, losses, nn, optim
 from nsim.neurons import MODELS
+from nsim.surrogates import SURROGATES, Triangular
 from tests import cases, reference
 
 TAU = {"tau_mem": 10e-3, "threshold": 1.0}
@@ -36,6 +37,27 @@ def test_a_silent_layer_of_every_model_wakes_up(name):
     assert (after.counts().data > 0).all(), "every neuron fires in every sample"
 
 
+@pytest.mark.parametrize("band", [0.2, None, 3.0])
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_silent_layer_wakes_up_with_every_surrogate(name, band):
+    """Also where g, at every step, is 0 or too small for a normal number."""
+    narrow = {"Boxcar": {"width": 0.1}, "Triangular": {"slope": 10}, "Sigmoid": {"slope": 200}}.get(name, {})
+    hidden = silent(nn.Dense(20, 10, LIF(surrogate=SURROGATES[name](**narrow), band=band), seed=0))
+    net, given = nn.Sequential(hidden, nn.Dense(10, 3, MODELS["LI"](reduce="sum"))), cases.spikes(4, 40, 20)
+    train(net, given, losses.spike_rate_lower, 40, 0.05)
+    assert (hidden(given).counts().data > 0).all()
+
+
+def test_a_neuron_in_the_band_but_outside_of_its_surrogate_wakes_up():
+    """Its sites are listed, and g is 0 at each of them."""
+    layer = nn.Dense(1, 1, LIF(surrogate=Triangular(slope=10)), seed=0)
+    layer.weight.data[...] = 0.85
+    out = layer(Spikes.from_dense(np.eye(1, 20)[:, :, None], cases.DT))
+    assert not out.active.dense and len(out.active.u) == 1
+    losses.spike_rate_lower(out).backward()
+    assert layer.weight.grad.item() < 0
+
+
 def test_two_silent_layers_wake_one_after_the_other():
     """The second has no input before the first wakes, and is reached from then on."""
     hidden = [silent(nn.Dense(n_in, n, LIF(), seed=n)) for n_in, n in ((20, 15), (15, 10))]
@@ -59,18 +81,20 @@ def test_no_other_loss_reaches_a_silent_layer():
     assert (gradient[given.counts().data.sum(0) > 0] < 0).all(), "descent makes every weight grow that has an input"
 
 
-def lif_gradients(layer, counts, grad_count):
-    """Gradients of sum(grad_count * count) for a LIF layer with closest approaches, by plain loops in float64.
+def lif_gradients(layer, counts, grad_count, lengths=None):
+    """Gradients of sum(grad_count * count) for a LIF layer with closest approaches, by plain loops in float64; every
+    sample is cut to its length.
 
     Written from design section 1: lam enters at active sites as g dL/ds, with the recurrence, and at the closest
     approach of a neuron without active sites as g dL/dcount, with nothing else.
     """
     weight, band = layer.weight.data, layer.neuron.band
     recurrent = None if layer.weight_rec is None else layer.weight_rec.data
-    beta, (batch, steps, n_in), n = np.exp(-cases.DT / TAU["tau_mem"]), counts.shape, weight.shape[1]
+    beta, (batch, whole, n_in), n = np.exp(-cases.DT / TAU["tau_mem"]), counts.shape, weight.shape[1]
     grads = np.zeros((n_in, n)), np.zeros((n, n))
     quiet = np.zeros((batch, n), bool)
     for b in range(batch):
+        steps = whole if lengths is None else lengths[b]
         u, s, v = np.zeros((steps, n)), np.zeros((steps + 1, n)), np.zeros(n)
         for t in range(steps):
             x = counts[b, t] @ weight + (s[t] @ recurrent if recurrent is not None else 0)
@@ -91,17 +115,19 @@ def lif_gradients(layer, counts, grad_count):
     return grads, quiet
 
 
+@pytest.mark.parametrize("lengths", [None, [4, 30, 1, 12, 7]])
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_gradient_through_the_closest_approach(recurrent):
-    """Against plain loops; neurons in the band, neurons far below it and neurons far above it, in one layer."""
+def test_gradient_through_the_closest_approach(recurrent, lengths):
+    """Against plain loops; neurons in the band, neurons far below it and neurons far above it, in one layer. What lies
+    behind the end of a sample, where most neurons come closer, has no part in it."""
     layer = nn.Dense(9, 33, LIF(**TAU), recurrent=recurrent, dtype=np.float64, seed=0)
     layer.weight.data *= np.geomspace(0.025, 4, 33)
     dense = cases.counts(5, 30, 9)
-    grad = np.random.default_rng(1).normal(size=(5, 33)).astype(np.float32)
-    out = layer(Spikes.from_dense(dense, cases.DT))
+    grad = np.random.default_rng(1).normal(size=(5, 33))
+    out = layer(Spikes.from_dense(dense, cases.DT, lengths=lengths))
     assert not out.active.dense
     (out.counts(wake=True) * grad).sum().backward()
-    (wanted, wanted_rec), quiet = lif_gradients(layer, dense, grad.astype(np.float64))
+    (wanted, wanted_rec), quiet = lif_gradients(layer, dense, grad, lengths)
     assert 0.1 < quiet.mean() < 0.9
     np.testing.assert_allclose(layer.weight.grad, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
     if recurrent:

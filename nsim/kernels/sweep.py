@@ -28,10 +28,12 @@ class Slots(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """States to record: watch [K], values [B, T, S, K]. Closest approach: best [B, N], step [B, N]. Or empty."""
+    """States to record: watch [K], values [B, T, S, K]. Closest approach before step ends [B]: best [B, N], step
+    [B, N]. Or empty."""
 
     watch: np.ndarray
     values: np.ndarray
+    ends: np.ndarray
     best: np.ndarray
     step: np.ndarray
 
@@ -120,7 +122,7 @@ def make_forward(equations, n_states, n_params, dtype, connection):
                 if dense.shape[0] > 0:
                     for i in range(n):
                         dense[b, t, i] = u[i]
-                if trace.best.shape[0] > 0:
+                if trace.best.shape[0] > 0 and t < trace.ends[b]:
                     track(u, t, trace.best[b], trace.step[b])
                 for i in range(trace.watch.shape[0]):
                     for j in range(n_states):

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.checks import is_finite, real_array
+from nsim.checks import flag, is_finite, real_array
 from nsim.errors import ParameterError, ShapeError
 from nsim.neurons.contract import check_equations
 from nsim.surrogates import FastSigmoid, Surrogate
@@ -241,7 +241,7 @@ class SpikingNeuron(Neuron):
         super().__init__(values, v_init=v_init, learn=learn)
         if reset not in ("subtract", "zero"):
             raise ParameterError(f'reset = {reset!r}: expected "subtract" or "zero"')
-        self.reset, self.detach_reset = reset, bool(detach_reset)
+        self.reset, self.detach_reset = reset, flag(type(self).__name__, "detach_reset", detach_reset)
         self.surrogate = FastSigmoid() if surrogate is None else surrogate
         if not isinstance(self.surrogate, Surrogate):
             raise ParameterError(f"surrogate = {surrogate!r}: expected a surrogate such as nsim.FastSigmoid(slope=100)")

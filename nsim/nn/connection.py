@@ -228,7 +228,8 @@ class Connection(Module):
             line, inner = empty(size, self.delay, self.n_in, spikes.dt), None
         elif not isinstance(state[0], tuple) or state[0][0] != maker:
             raise ShapeError(
-                f"{self.label}: state of another layer or device, or another dt than {spikes.dt:g} s; "
+                f"{self.label}: state of another layer or device, of a neuron with other parameters (has set_value "
+                f"changed them since?), or another dt than {spikes.dt:g} s; "
                 "give the `state` that a run of this network returned"
             )
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import arrays
-from nsim.checks import whole
+from nsim.checks import flag, whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.kernels.conv import Taps
 from nsim.nn.connection import Connection
@@ -74,9 +74,8 @@ class Conv2d(Connection):
         )  # fmt: skip
         self.space_in = (*self.windows.size, self.in_channels)
         (height, width), inner = self.windows.kernel, self.in_channels // self.groups
-        shapes = {"weight": (height, width, inner, self.out_channels)} | (
-            {"bias": (self.out_channels,)} if bias else {}
-        )
+        shapes = {"weight": (height, width, inner, self.out_channels)}
+        shapes |= {"bias": (self.out_channels,)} if flag(kind, "bias", bias) else {}
         space, n_in = (*self.windows.out, self.out_channels), int(np.prod(self.space_in))
         super().__init__(neuron, n_in, space, shapes, height * width * inner, delay, dtype, seed)
         self.kernel_shape = (self.in_channels * height, width * self.out_channels // self.groups)

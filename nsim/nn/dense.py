@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import whole
+from nsim.checks import flag, whole
 from nsim.errors import ShapeError
 from nsim.nn.connection import Connection
 
@@ -39,8 +39,8 @@ class Dense(Connection):
         whole("nn.Dense", n_in=(n_in, 1), n_out=(n_out, 1), delay=(delay, 0))
         n_in, n_out = int(n_in), int(n_out)
         shapes = {"weight": (n_in, n_out)}
-        shapes |= {"weight_rec": (n_out, n_out)} if recurrent else {}
-        shapes |= {"bias": (n_out,)} if bias else {}
+        shapes |= {"weight_rec": (n_out, n_out)} if flag("nn.Dense", "recurrent", recurrent) else {}
+        shapes |= {"bias": (n_out,)} if flag("nn.Dense", "bias", bias) else {}
         super().__init__(neuron, n_in, (n_out,), shapes, n_in, delay, dtype, seed)
 
     @property

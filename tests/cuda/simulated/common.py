@@ -49,7 +49,7 @@ def compare(stack, counts, tolerance=1e-9, lengths=None, margin=0.0, wanted_spik
     np.testing.assert_allclose(out.numpy(), wanted_out, rtol=0, atol=tolerance * (1 + np.abs(wanted_out).max()))
 
     grad = rng.normal(size=out.shape)
-    hidden_grads = {k: rng.normal(size=(len(counts), h.shape[2])).astype(np.float32) for k, h in enumerate(hidden)}
+    hidden_grads = {k: rng.normal(size=(len(counts), h.shape[2])) for k, h in enumerate(hidden)}
     weighted = sum(((h.counts() * hidden_grads[k]).sum() for k, h in enumerate(hidden)), start=0.0)
     ((out * grad).sum() + weighted).backward()
     spread = {k: cases.spread(g, records[k].s.shape, lengths) for k, g in hidden_grads.items()}

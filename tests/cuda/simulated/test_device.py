@@ -180,6 +180,16 @@ def test_cross_entropy_of_counts_and_of_every_step(per_step):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
 
 
+def test_a_readout_at_every_step_knows_the_true_lengths():
+    net, given = cases.network("LIF", SIZES, readout={"reduce": None}), cases.spikes(3, 6, 7, lengths=[6, 2, 4])
+    found = []
+    for device in ("cpu", "cuda"):
+        out = net.to(device)(given.to(device))
+        assert out.to("cpu").lengths.tolist() == [6, 2, 4]
+        found.append(losses.cross_entropy(out, LABELS, per_step=True).item())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
 def test_a_training_step_asks_the_device_for_nothing(monkeypatch):
     """Once a layer has run, forward, loss, backward and optimiser are launched without a look at any result."""
     (_, net), (_, given) = pair(neuron={"learn": "tau_mem"})

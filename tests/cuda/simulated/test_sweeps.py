@@ -126,28 +126,33 @@ def test_gradient_on_hidden_spikes_is_that_of_the_oracle():
     np.testing.assert_allclose(found, wanted.reshape(-1, 33)[rows, sites], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_gradient_through_the_closest_approach(recurrent):
+@pytest.mark.parametrize("recurrent, lengths", [(False, None), (True, None), (True, [6, 2, 4])])
+def test_gradient_through_the_closest_approach(recurrent, lengths):
     """Neurons in the band, neurons far below it and neurons far above it, in one layer, against plain loops."""
     layer = nsim.nn.Dense(5, 33, nsim.LIF(**TAU), recurrent=recurrent, dtype=np.float64, seed=0)
     layer.weight.data *= np.geomspace(0.05, 8, 33)
     counts = inputs(batch=3, n=5)
-    grad = np.random.default_rng(1).normal(size=(3, 33)).astype(np.float32)
+    grad = np.random.default_rng(1).normal(size=(3, 33))
     grad[2] = 0  # a sample that wants nothing
-    (wanted, wanted_rec), quiet = lif_gradients(layer, counts, grad.astype(np.float64))
+    (wanted, wanted_rec), quiet = lif_gradients(layer, counts, grad, lengths)
     assert 0.1 < quiet.mean() < 0.9
-    out = layer.to("cuda")(Spikes.from_dense(counts, DT).to("cuda"))
+    out = layer.to("cuda")(Spikes.from_dense(counts, DT, lengths=lengths).to("cuda"))
     ((out.counts(wake=True) * (0.25 * grad)).sum() + (out.counts(wake=True) * (0.75 * grad)).sum()).backward()
     found = layer.weight.grad.copy_to_host()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7 * np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
     if recurrent:
         error = np.abs(layer.weight_rec.grad.copy_to_host() - wanted_rec).max()
-        assert error < 1e-7 * np.abs(wanted_rec).max()
+        assert error < 1e-9 * np.abs(wanted_rec).max()
 
 
-@pytest.mark.parametrize("name", SPIKING)
-def test_a_silent_layer_of_every_model_is_reached(name):
-    layer = nsim.nn.Dense(5, 6, MODELS[name](learn="threshold"), dtype=np.float64, seed=0)
+COMPACT = {"surrogate": nsim.surrogates.Boxcar(0.1)}  # 0 at the closest approach
+
+
+@pytest.mark.parametrize(
+    "name, options", [*((name, {}) for name in SPIKING), ("LIF", COMPACT), ("LIF", COMPACT | {"band": None})]
+)
+def test_a_silent_layer_of_every_model_is_reached(name, options):
+    layer = nsim.nn.Dense(5, 6, MODELS[name](learn="threshold", **options), dtype=np.float64, seed=0)
     layer.weight.data[...] = np.abs(layer.weight.data) * 0.02
     given, found = Spikes.from_dense(inputs(batch=2, n=5), DT), []
     for device in ("cpu", "cuda"):
