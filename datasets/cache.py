@@ -31,6 +31,17 @@ def folder() -> Path:
     return Path(os.environ.get("NSIM_CACHE") or pooch.os_cache("nsim")).expanduser()
 
 
+def scratch(cache) -> Path | None:
+    """Where files that are read only once may lie: the cache folder if it is used and can be written; else None, the
+    system's place."""
+    if cache:
+        with contextlib.suppress(OSError):
+            folder().mkdir(parents=True, exist_ok=True)
+        if os.access(folder(), os.W_OK):
+            return folder()
+    return None
+
+
 def key(*parts) -> str:
     """Name of the cache entry for these digests and parameters."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()

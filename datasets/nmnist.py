@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,7 @@ from nsim.checks import replaceable
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
 from nsim.datasets.find import Source, find, unchecked, unverified
-from nsim.datasets.hdf5 import read_recordings, row_starts, write_shd
-from nsim.datasets.hdf5_child import sort_events
+from nsim.datasets.hdf5 import read_recordings, write_shd
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, ParameterError
 
@@ -63,7 +63,7 @@ class NMNIST(EventData):
             raise ParameterError(f'N-MNIST: polarity = {polarity!r}; expected "keep" or "merge"')
         path = find(_source(split), root, download)
         fast, md5 = store.file_digests(path, cache)
-        arrays = store.arrays(store.key("nmnist 2", fast, polarity), lambda: _read(path, polarity), cache)
+        arrays = store.arrays(store.key("nmnist 2", fast, polarity), lambda: _read(path, polarity, cache), cache)
         space = (SIDE, SIDE, 2 if polarity == "keep" else 1)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], space)
         name = _name(split, len(arrays["labels"]), path, md5, "fingerprint" in arrays)
@@ -90,27 +90,16 @@ def _name(split, count, path, md5, fingerprint):
     return unverified("N-MNIST", {path: md5}, fingerprint=fingerprint)
 
 
-def _read(path, polarity):
+def _read(path, polarity, cache):
     if path.suffix == ".zip":
-        arrays = _unpacked(path)
-    else:
-        arrays, _ = read_recordings(path, n=2 * PIXELS, classes=10)
+        with tempfile.TemporaryDirectory(prefix="nsim-nmnist-", dir=store.scratch(cache)) as scratch:
+            arrays = _read(convert_nmnist(path, Path(scratch) / "nmnist.h5"), polarity, cache)
+            del arrays["fingerprint"]  # that of the conversion: it says nothing of the archive
+            return arrays
+    arrays, _ = read_recordings(path, n=2 * PIXELS, classes=10)
     p, pixel = np.divmod(arrays["units"], np.uint16(PIXELS))
     units = pixel * np.uint16(2) + p if polarity == "keep" else pixel
     return arrays | {"units": units}
-
-
-def _unpacked(archive):
-    """The arrays that `read_recordings` gives of the converted archive, without a file on the way."""
-    times, units, labels = _recordings(archive)
-    for k, (t, u) in enumerate(zip(times, units, strict=True)):
-        t, u = sort_events(np.zeros(len(t), np.uint64), t, u)
-        times[k], units[k] = t.astype(np.int32), u.astype(np.uint16)
-    starts = row_starts([len(t) for t in times])
-    return {
-        "times": np.concatenate(times), "units": np.concatenate(units), "starts": starts,
-        "labels": np.array(labels, np.int64),
-    }  # fmt: skip
 
 
 def convert_nmnist(archive, target) -> Path:
@@ -135,27 +124,16 @@ def convert_nmnist(archive, target) -> Path:
         device or pipe.
     """
     replaceable(target)
-    times, units, labels = _recordings(Path(archive))
-    for k, t in enumerate(times):
-        times[k] = (t * 1e-6).astype(np.float32)
-    write_shd(target, times, units, labels, n=2 * PIXELS, dtype=np.float32)
-    return Path(target)
-
-
-def _recordings(archive):
-    """Times (int32 microseconds), units (uint16) and label of each recording.
-
-    6 bytes an event are held: 1.6 GB of the 260 million events of the training part, and as much again by the arrays or
-    the HDF5 file that are made of them.
-    """
-    times, units, labels = [], [], []
+    archive, target = Path(archive), Path(target)
+    times, units, labels = [], [], []  # 6 bytes an event, 1.6 GB of the training part; its file takes as much again
     with damaged(archive, "a zip of N-MNIST recordings"), open_zip(archive) as opened:
         for number, label, entry in _entries(archive, opened):
             t, u = _decode(b"".join(entry_contents(opened, entry)), f"{archive}: entry {entry} (number {number})")
-            times.append(t.astype(np.int32))
+            times.append((t * 1e-6).astype(np.float32))
             units.append(u.astype(np.uint16))
             labels.append(label)
-    return times, units, labels
+    write_shd(target, times, units, labels, n=2 * PIXELS, dtype=np.float32)
+    return target
 
 
 def _entries(archive, opened):

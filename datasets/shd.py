@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import numpy as np
 
 from nsim.datasets import cache as store
@@ -75,12 +72,7 @@ class SHD(EventData):
         self.path = path
 
     def _read(self, path, cache):
-        scratch = None
-        if cache:
-            with contextlib.suppress(OSError):
-                store.folder().mkdir(parents=True, exist_ok=True)
-            scratch = store.folder() if os.access(store.folder(), os.W_OK) else None
-        arrays, names = read_recordings(path, n=UNITS, classes=self.n_labels, scratch=scratch)
+        arrays, names = read_recordings(path, n=UNITS, classes=self.n_labels, scratch=store.scratch(cache))
         return arrays | {"names": np.array([k.encode() for k in names], "S64")}
 
 
