@@ -40,6 +40,7 @@ LAYERS = [
     (32, 32, 3, {"size": 28, "padding": 1}),
     (32, 64, 3, {"size": 14, "padding": 1}),
     (64, 64, 3, {"size": 28, "padding": 1, "groups": 64}),
+    (2, 32, 3, {"size": 34, "padding": 1}),
     (1, 32, 5, {"size": 28, "stride": 2, "padding": 2}),
 ]
 HIGHEST = 0.1
