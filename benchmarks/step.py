@@ -140,6 +140,7 @@ def arguments():
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 400, 1000], help="hidden sizes of the grid")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.005, 0.01, 0.05, 0.1, 0.2], help="of the grid")
     parser.add_argument("--densities", nargs="+", type=float, default=[0.022, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0])
+    parser.add_argument("--hidden", type=int, help="neurons of each hidden layer (default 200; the grid has --sizes)")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, help="T; default: each shape's own")
     parser.add_argument("--delay", type=int, default=1, help="synaptic delay of each layer, in steps (default 1)")
@@ -149,7 +150,10 @@ def arguments():
     parser.add_argument("--out", help="also write the tables to this file")
     args = parser.parse_args()
     args.seen = {}
-    args.scaled = lambda shape: replace(shape, batch=args.batch, delay=args.delay, steps=args.steps or shape.steps)
+    args.scaled = lambda shape: replace(
+        shape, batch=args.batch, delay=args.delay, steps=args.steps or shape.steps,
+        hidden=(args.hidden, args.hidden) if args.hidden else shape.hidden,
+    )  # fmt: skip
     return args
 
 
