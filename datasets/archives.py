@@ -67,8 +67,8 @@ def enough_space(folder, needed):
         with contextlib.suppress(OSError):
             folder = f"{folder} ({shutil.disk_usage(folder).free:,} bytes free)"
         raise DataError(
-            f"the disk is full: {needed:,} bytes are needed in {folder}; make room, let NSIM_CACHE name a folder "
-            "with more of it, or load with cache=False to keep the events in memory"
+            f"the disk is full: {needed:,} bytes are needed in {folder}; make room, or write elsewhere: NSIM_CACHE "
+            "names the folder of the cache, and data loaded with cache=False stay in memory"
         ) from error
 
 

@@ -116,7 +116,7 @@ class Neuron:
 
     A model sets `states`, `parameters` and `equations`, and passes the values of its parameters by name.
     `nonlinear` tells that the adjoint needs the state of the previous step, which the backward pass then recomputes.
-    `apart` names the attributes that `equations` does not use; all others belong to `variant`.
+    `apart` names the attributes that `equations` does not use, which are set once; all others belong to `variant`.
     """
 
     states: tuple[str, ...] = ("v",)
