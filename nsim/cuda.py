@@ -94,7 +94,8 @@ def missing() -> list[str]:
     """A sentence for each piece that is missing, in the order in which they are wanted."""
     found = [] if installed("nsim_cuda") else [f"nsim's own package nsim_cuda is missing: {INSTALL}"]
     if config.ENABLE_CUDASIM:
-        return found
+        lacking = [] if installed("greenlet") else ["the simulator needs the package greenlet: pip install greenlet"]
+        return found + lacking
     found += missing_driver(driver())
     if not installed("numba_cuda"):
         return [*found, f"the package numba-cuda is not installed: {INSTALL}"]

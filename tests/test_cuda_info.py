@@ -190,6 +190,8 @@ def test_the_simulator_counts(monkeypatch):
     assert cuda.is_available()
     assert "NUMBA_ENABLE_CUDASIM" in str(cuda.is_available())
     cuda.check()
+    present(monkeypatch, "nsim_cuda")
+    assert cuda.missing() == ["the simulator needs the package greenlet: pip install greenlet"]
 
 
 def test_import_asks_for_nothing_of_cuda():
