@@ -12,7 +12,7 @@ The weights are [kh * kw * C_in / groups, C_out], the order in which the layer k
 from typing import NamedTuple
 
 from nsim_cuda.drive import make_dot_rows
-from nsim_cuda.jit import cuda, inlined
+from nsim_cuda.jit import cuda, inlined, quotient
 from nsim_cuda.lists import first_from
 from nsim_cuda.rows import add_rows
 from nsim_cuda.windows import Grid, covered, grid_of, place_of, window_with, windows_over
@@ -37,10 +37,16 @@ def kernel_weight(layer) -> Taps:
 
 
 @inlined
+def of_a_group(weight):
+    """Input and output channels of a group."""
+    return quotient(weight.grid.channels, weight.groups), quotient(weight.channels_out, weight.groups)
+
+
+@inlined
 def add_run(x, weight, k, events, b, s, start, stop, shift, one):
     """x + sum of value * weight[n + shift, k] over the events at step s of the neurons n from start to stop - 1."""
     if start < stop:
-        for tile in range(start // events.width, (stop - 1) // events.width + 1):
+        for tile in range(quotient(start, events.width), quotient(stop - 1, events.width) + 1):
             row = b * events.tiles + tile
             end = events.ptr[row, s + 1]
             lo = first_from(events.indices, events.ptr[row, s], end, start)
@@ -54,13 +60,13 @@ def drive(x, b, t, n, events, weight, one):
     s = t + events.offset
     if s < 0:
         return x
-    grid, inner = weight.grid, weight.grid.channels // weight.groups
-    place = n // weight.channels_out
+    grid, (inner, outer) = weight.grid, of_a_group(weight)
+    place = quotient(n, weight.channels_out)
     k = n - place * weight.channels_out
-    oy = place // grid.x.out
+    oy = quotient(place, grid.x.out)
     y0, y1, i = covered(grid.y, oy)
     x0, x1, j = covered(grid.x, place - oy * grid.x.out)
-    group = k // (weight.channels_out // weight.groups)
+    group = quotient(k, outer)
     # One long run for each row of the window, or, with groups, one for each place.
     runs, size = (1, (x1 - x0) * inner) if weight.groups == 1 else (x1 - x0, inner)
     for y in range(y0, y1):
@@ -76,7 +82,8 @@ def split(lane, lanes, columns):
     """Threads as columns, and crews of threads for each: first column and their stride, own crew and the crews. A crew
     beyond the last has nothing to do."""
     stride = min(columns, lanes)
-    return lane % stride, stride, lane // stride, lanes // stride
+    own = quotient(lane, stride)
+    return lane - own * stride, stride, own, quotient(lanes, stride)
 
 
 @inlined
@@ -86,7 +93,7 @@ def add_to_taps(grad, dx, events, lo, hi, weight, one):
     A weight has one owner, by its tap, its output channel within the group and, where that leaves threads, its input
     channel: no two threads add to one number, each sum has one order, and 32 threads write 32 neighbouring weights.
     """
-    grid, inner, outer = weight.grid, weight.grid.channels // weight.groups, weight.channels_out // weight.groups
+    grid, (inner, outer) = weight.grid, of_a_group(weight)
     first, stride, crew, crews = split(cuda.threadIdx.x, cuda.blockDim.x, outer)
     taps = grid.y.kernel * grid.x.kernel
     tap0, tap_stride, crew, crews = split(crew, crews, taps)
@@ -94,36 +101,44 @@ def add_to_taps(grad, dx, events, lo, hi, weight, one):
         return
     for e in range(lo, hi):
         y, x, c = place_of(grid, int(events.indices[e]))
-        if c % crews == crew:
+        if c - quotient(c, crews) * crews == crew:
             a = one * events.values[e] if events.values.shape[0] > 0 else one
-            group = c // inner
-            for tap in range(tap0, taps, tap_stride):
-                i = tap // grid.x.kernel
+            group = quotient(c, inner)
+            tap = tap0
+            while tap < taps:
+                i = quotient(tap, grid.x.kernel)
                 oy, ox = window_with(grid.y, y, i), window_with(grid.x, x, tap - i * grid.x.kernel)
                 if oy >= 0 and ox >= 0:
                     source = (oy * grid.x.out + ox) * weight.channels_out
                     row = tap * inner + c - group * inner
-                    for k in range(group * outer + first, (group + 1) * outer, stride):
+                    k = group * outer + first
+                    while k < (group + 1) * outer:
                         grad[row, k] += a * dx[source + k]
+                        k += stride
+                tap += tap_stride
 
 
 @inlined
 def dot_taps(weight, n, dx, _, lane, lanes, zero):
     """What a lane adds to the weights of an input neuron times dx where they reach."""
-    grid, inner, outer = weight.grid, weight.grid.channels // weight.groups, weight.channels_out // weight.groups
+    grid, (inner, outer) = weight.grid, of_a_group(weight)
     first, stride, crew, crews = split(lane, lanes, outer)
     d = zero
     if crew < crews:
         y, x, c = place_of(grid, n)
         (oy, rows), (ox, columns) = windows_over(grid.y, y), windows_over(grid.x, x)
-        group = c // inner
-        for window in range(crew, rows * columns, crews):
-            down = window // columns
+        group = quotient(c, inner)
+        window = crew
+        while window < rows * columns:
+            down = quotient(window, columns)
             wy, wx = oy + down, ox + window - down * columns
             i, j = y + grid.y.padding - wy * grid.y.stride, x + grid.x.padding - wx * grid.x.stride
             row, source = (i * grid.x.kernel + j) * inner + c - group * inner, wy * grid.x.out + wx
-            for k in range(group * outer + first, (group + 1) * outer, stride):
+            k = group * outer + first
+            while k < (group + 1) * outer:
                 d += weight.rows[row, k] * dx[source * weight.channels_out + k]
+                k += stride
+            window += crews
     return d
 
 

@@ -61,13 +61,16 @@ def make_dot_rows(dot):
         tid, threads = cuda.threadIdx.x, cuda.blockDim.x
         teams = threads // WARP
         if hi - lo > TEAM_ROUNDS * teams:
-            for j in range(lo + tid, hi, threads):
+            j = lo + tid
+            while j < hi:
                 r = int(rows[j])
                 out[r if by_row else j] += dot(weight, r, dx, n, 0, 1, zero)
+                j += threads
             cuda.syncthreads()
             return
         team, lane = tid // WARP, tid % WARP
-        for start in range(lo, hi, teams):
+        start = lo
+        while start < hi:
             j = start + team
             partial[tid] = dot(weight, int(rows[j]), dx, n, lane, WARP, zero) if j < hi else zero
             cuda.syncthreads()
@@ -77,6 +80,7 @@ def make_dot_rows(dot):
                     d += partial[k]
                 out[int(rows[j]) if by_row else j] += d
             cuda.syncthreads()
+            start += teams
 
     return dot_rows
 
@@ -85,8 +89,10 @@ def make_dot_rows(dot):
 def dot_row(weight, r, dx, n, lane, lanes, zero):
     """weight[r] . dx over every so-many-th of n columns."""
     d = zero
-    for k in range(lane, n, lanes):
+    k = lane
+    while k < n:
         d += weight[r, k] * dx[k]
+        k += lanes
     return d
 
 
@@ -105,8 +111,10 @@ def drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one):
     if lane < lanes:
         for k in range(b * events.tiles, (b + 1) * events.tiles):
             lo, hi = events.ptr[k, s], events.ptr[k, s + 1]
-            for n in range(first, last, stride):
+            n = first
+            while n < last:
                 add_to_rows(grad_w, n, dx[n], events, lo, hi, lane, lanes, one)
+                n += stride
     if below.grad.shape[0] > 0:
         for k in range(b * below.tiles, (b + 1) * below.tiles):
             lo, hi = below.ptr[k, s], below.ptr[k, s + 1]

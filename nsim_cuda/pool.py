@@ -7,7 +7,7 @@ places by bisection; the maximum's gradient finds them again, so that nothing is
 import numpy as np
 from numba import int32
 
-from nsim_cuda.jit import BLOCK, cuda, inlined
+from nsim_cuda.jit import BLOCK, cuda, inlined, quotient
 from nsim_cuda.lists import found, length
 from nsim_cuda.windows import covered, place_of, windows_over
 
@@ -27,8 +27,8 @@ def size_at(events, b, t, n):
 @inlined
 def collected(events, b, t, grid, m, largest):
     """Number of the events in window m, and the sum (or the largest) of the sizes of its places."""
-    place = m // grid.channels
-    c, oy = m - place * grid.channels, place // grid.x.out
+    place = quotient(m, grid.channels)
+    c, oy = m - place * grid.channels, quotient(place, grid.x.out)
     y0, y1, _ = covered(grid.y, oy)
     x0, x1, _ = covered(grid.x, place - oy * grid.x.out)
     events_there, amount = 0, np.float32(0)

@@ -5,7 +5,7 @@ from numba import from_dtype
 
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.readout import LAST, MAX, SUM, TRACE
-from nsim_cuda.jit import BLOCK, cuda, inlined
+from nsim_cuda.jit import BLOCK, cuda, inlined, quotient
 from nsim_cuda.sweep import constant
 
 
@@ -103,8 +103,8 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         first = cuda.blockIdx.y * width
         last = min(bias.shape[0], first + width)
         stride = min(width, threads)
-        lanes = threads // stride
-        lane, start = tid // stride, first + tid % stride
+        lane, lanes = quotient(tid, stride), quotient(threads, stride)
+        start = first + tid - lane * stride
         partial = cuda.shared.array(BLOCK, kind)
         d, dx = scratch.d[group], scratch.dx[group]
         states, x = scratch.states[group], scratch.x[group]
@@ -112,17 +112,21 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         for b in range(group, batch, cuda.gridDim.x):
             length = lengths[b] if lengths.shape[0] > 0 else steps
             if lane == 0:
-                for n in range(start, last, stride):
+                n = start
+                while n < last:
                     write(d, n, rest())
                     if history:
                         recompute(b, steps, n, v_init, events, layer, states, x)
+                    n += stride
             for t in range(steps - 1, -1, -1):
                 if lane == 0:
-                    for n in range(start, last, stride):
+                    n = start
+                    while n < last:
                         do = output_grad(mode, b, t, n, length, grad, where)
                         dx[n] = step_back(t, n, do, d, states, x, p, grad_p)
                         if grad_b.shape[0] > 0:
                             grad_b[n] += dx[n]
+                        n += stride
                 cuda.syncthreads()
                 share = start, last, stride, lane, lanes
                 drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)

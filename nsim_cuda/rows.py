@@ -49,7 +49,8 @@ def add_to_rows(grad, n, a, events, lo, hi, lane, lanes, one):
     """grad[row, n] += value * a. Of several lanes each takes every so-many-th event; no row is touched by two of them,
     as the first of equal events takes all. Four rows at a time: their loads do not wait for one another's stores."""
     rows, zero, last = events.indices, one - one, hi - 1
-    for j in range(lo + lane, hi, 4 * lanes):
+    j = lo + lane
+    while j < hi:
         a0, a1 = amount(events, j, lo, hi, one), amount(events, j + lanes, lo, hi, one)
         a2, a3 = amount(events, j + 2 * lanes, lo, hi, one), amount(events, j + 3 * lanes, lo, hi, one)
         r0, r1 = int(rows[j]), int(rows[min(j + lanes, last)])
@@ -63,3 +64,4 @@ def add_to_rows(grad, n, a, events, lo, hi, lane, lanes, one):
             grad[r2, n] = g2 + a2 * a
         if a3 != zero:
             grad[r3, n] = g3 + a3 * a
+        j += 4 * lanes

@@ -19,7 +19,7 @@ from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.sweep import probed
 from nsim_cuda import bits
 from nsim_cuda.drive import dot_rows
-from nsim_cuda.jit import BLOCK, WORDS, cuda, inlined
+from nsim_cuda.jit import BLOCK, WORDS, cuda, inlined, quotient
 from nsim_cuda.rows import add_rows, add_to_rows
 from nsim_cuda.status import FULL, TIGHT
 
@@ -143,15 +143,19 @@ def make_forward(equations, n_states, n_params, dtype, connection):
         closest = trace.best.shape[0] > 0
         if closest and trace.wanted[b] == 0:
             return
-        for w in range(tid, words, threads):
+        w = tid
+        while w < words:
             for turn in range(3):
                 fired[turn, w] = 0
                 near[turn, w] = 0
+            w += threads
         cuda.syncthreads()
         if trace.before.shape[0] > 0:
-            for n in range(first + tid, last, threads):
+            n = first + tid
+            while n < last:
                 if trace.before[b, n] != 0:
                     bits.set_bit(fired, 2, n - first)
+                n += threads
             cuda.syncthreads()
         spike_base, site_base = row * spikes.room, row * sites.room
         k, k_sites = spike_base, site_base
@@ -162,7 +166,8 @@ def make_forward(equations, n_states, n_params, dtype, connection):
                 sites.ptr[row, 0] = k_sites
         for t in range(steps):
             now, before = t % 3, (t + 2) % 3
-            for n in range(first + tid, last, threads):
+            n = first + tid
+            while n < last:
                 m = n - first
                 u = advance(b, t, n, m, before, words, events, weight, weight_rec, bias, p, state[b], fired)
                 if u > zero:
@@ -172,32 +177,41 @@ def make_forward(equations, n_states, n_params, dtype, connection):
                 if closest:
                     track(b, t, n, u, trace)
                 record(b, t, n, state[b], trace)
+                n += threads
             cuda.syncthreads()
-            for w in range(tid, words, threads):
+            w = tid
+            while w < words:
                 fired[before, w] = 0
                 near[before, w] = 0
+                w += threads
             if spikes.room > 0:
-                for n in range(first + tid, last, threads):
+                n = first + tid
+                while n < last:
                     if bits.is_set(fired, now, n - first):
                         place = k + bits.rank(fired, now, n - first)
                         if place < spike_base + spikes.room:
                             spikes.indices[place] = n
+                    n += threads
                 k += bits.number(fired, now, words)
                 if tid == 0:
                     spikes.ptr[row, t + 1] = min(k, spike_base + spikes.room)
             if sites.room > 0:
-                for n in range(first + tid, last, threads):
+                n = first + tid
+                while n < last:
                     if bits.is_set(near, now, n - first):
                         place = k_sites + bits.rank(near, now, n - first)
                         if place < site_base + sites.room:
                             sites.indices[place] = n
                             sites.u[place] = potential(read(state[b], n), read_p(p, n))
+                    n += threads
                 k_sites += bits.number(near, now, words)
                 if tid == 0:
                     sites.ptr[row, t + 1] = min(k_sites, site_base + sites.room)
         if trace.after.shape[0] > 0:
-            for n in range(first + tid, last, threads):
+            n = first + tid
+            while n < last:
                 trace.after[b, n] = 1 if bits.is_set(fired, (steps - 1) % 3, n - first) else 0
+                n += threads
         if tid == 0 and spikes.room > 0:
             close(row, k, spikes, spike_base, flags, needs, 0)
         if tid == 0 and sites.room > 0:
@@ -223,10 +237,12 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         """mark[n] = t where neuron n of this block's columns fired at step t - 1; others are at another step."""
         if t > 0:
             for k in range(b * spikes.tiles, (b + 1) * spikes.tiles):
-                for j in range(spikes.ptr[k, t - 1] + tid, spikes.ptr[k, t], threads):
+                j, hi = spikes.ptr[k, t - 1] + tid, spikes.ptr[k, t]
+                while j < hi:
                     n = int(spikes.indices[j])
                     if first <= n and n < last:
                         mark[n] = t
+                    j += threads
 
     @inlined
     def inject(n, du, d, states, t, p, grad_p):
@@ -243,10 +259,12 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         """Surrogate at the sites of step t: from dL/ds (from above, and ds through the neuron itself) to the state."""
         tiles = own.spikes.tiles
         for k in range(b * tiles, (b + 1) * tiles):
-            for j in range(own.ptr[k, t] + tid, own.ptr[k, t + 1], threads):
+            j, hi = own.ptr[k, t] + tid, own.ptr[k, t + 1]
+            while j < hi:
                 n = int(own.indices[j])
                 if first <= n and n < last:
                     inject(n, own.g[j] * (own.grad[j] + ds[n]), d, states, t, p, grad_p)
+                j += threads
 
     @inlined
     def step_back(b, t, n, d, ds, dx, mark, own, states, x, p, grad_p):
@@ -273,14 +291,17 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         start, _, stride, lane, _ = share
         owner = lane == 0
         if owner:
-            for n in range(start, last, stride):
+            n = start
+            while n < last:
                 write(states[0], n, rest())
                 states[0, 0, n] = v_init[n]
+                n += stride
         for t in range(steps):
             mark_spikes(b, t, first, last, tid, threads, own.spikes, mark)
             cuda.syncthreads()
             if owner:
-                for n in range(start, last, stride):
+                n = start
+                while n < last:
                     drive_n = drive(bias[n], b, t, n, events, weight, one)
                     if recurrent and weight_rec.shape[0] > 0 and t > 0:
                         lo, hi = own.spikes.ptr[b, t - 1], own.spikes.ptr[b, t]
@@ -288,6 +309,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                     x[t, n] = drive_n
                     s = one if mark[n] == t else zero
                     write(states[t + 1], n, step(read(states[t], n), s, drive_n, read_p(p, n)))
+                    n += stride
             cuda.syncthreads()
 
     @cuda.jit
@@ -297,8 +319,8 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         first = cuda.blockIdx.y * width
         last = min(bias.shape[0], first + width)
         stride = min(width, threads)
-        lanes = threads // stride
-        lane, start = tid // stride, first + tid % stride
+        lane, lanes = quotient(tid, stride), quotient(threads, stride)
+        start = first + tid - lane * stride
         share, owner = (start, last, stride, lane, lanes), lane == 0
         partial = cuda.shared.array(BLOCK, kind)
         d, dx, ds, mark = scratch.d[group], scratch.dx[group], scratch.ds[group], scratch.mark[group]
@@ -306,10 +328,12 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         grad_w, grad_rec, grad_b, grad_p = grads.w[group], grads.rec[group], grads.b[group], grads.p[group]
         for b in range(group, batch, cuda.gridDim.x):
             if owner:
-                for n in range(start, last, stride):
+                n = start
+                while n < last:
                     write(d, n, rest())
                     ds[n] = zero
                     mark[n] = -1
+                    n += stride
             cuda.syncthreads()
             if history:
                 recompute(b, steps, first, last, share, tid, threads, v_init, events, layer, own, mark, states, x)
@@ -319,18 +343,22 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                     mark_spikes(b, t, first, last, tid, threads, own.spikes, mark)
                 cuda.syncthreads()
                 if owner:
-                    for n in range(start, last, stride):
+                    n = start
+                    while n < last:
                         dx_n = step_back(b, t, n, d, ds, dx, mark, own, states, x, p, grad_p)
                         if grad_b.shape[0] > 0:
                             grad_b[n] += dx_n
+                        n += stride
                 cuda.syncthreads()
                 drive_adjoint(grad_w, dx, b, t, share, events, weight, below, partial, one)
                 if recurrent and t > 0 and weight_rec.shape[0] > 0:
                     if lane < lanes:
                         spikes = own.spikes
                         lo, hi = spikes.ptr[b, t - 1], spikes.ptr[b, t]
-                        for n in range(start, last, stride):
+                        n = start
+                        while n < last:
                             add_to_rows(grad_rec, n, dx[n], spikes, lo, hi, lane, lanes, one)
+                            n += stride
                     lo, hi = own.ptr[b, t - 1], own.ptr[b, t]
                     dot_rows(ds, True, weight_rec, own.indices, lo, hi, dx, last, partial, zero)
 

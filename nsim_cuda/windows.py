@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from nsim_cuda.jit import inlined
+from nsim_cuda.jit import inlined, quotient
 
 
 class Axis(NamedTuple):
@@ -34,8 +34,8 @@ def grid_of(windows, channels) -> Grid:
 @inlined
 def place_of(grid, n):
     """Row, column and channel of a neuron of the picture."""
-    place = n // grid.channels
-    y = place // grid.x.size
+    place = quotient(n, grid.channels)
+    y = quotient(place, grid.x.size)
     return y, place - y * grid.x.size, n - place * grid.channels
 
 
@@ -51,13 +51,13 @@ def covered(axis, window):
 def windows_over(axis, place):
     """The first window over a place, and their number."""
     at = place + axis.padding
-    first = max(0, at - axis.kernel + axis.stride) // axis.stride
-    return first, max(0, min(axis.out - 1, at // axis.stride) - first + 1)
+    first = quotient(max(0, at - axis.kernel + axis.stride), axis.stride)
+    return first, max(0, min(axis.out - 1, quotient(at, axis.stride)) - first + 1)
 
 
 @inlined
 def window_with(axis, place, tap):
     """The window whose tap lies on a place, or -1."""
     distance = place + axis.padding - tap
-    window = max(0, distance) // axis.stride
+    window = quotient(max(0, distance), axis.stride)
     return window if window * axis.stride == distance and window < axis.out else -1
