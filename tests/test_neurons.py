@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numba
 import numpy as np
 import pytest
 
@@ -152,6 +153,11 @@ def test_a_neuron_keeps_the_values_that_it_was_made_with(name):
         assert layer.value(parameter) == 0.5
 
 
+@numba.njit
+def product(a, b):
+    return a * b
+
+
 class Driven(LIF):
     """LIF with a gain on its drive, which is no parameter."""
 
@@ -164,7 +170,7 @@ class Driven(LIF):
         gain = one * self.gain
 
         def driven(state, s, x, p):
-            return step(state, s, gain * x, p)
+            return step(state, s, product(gain, x), p)
 
         return Equations.of(driven, *others)
 
@@ -173,6 +179,7 @@ def test_attributes_that_equations_use_tell_kernels_apart():
     given = cases.spikes(density=0.5)
     made = [nn.Dense(9, 33, neuron, seed=0).run(given).output for neuron in (LIF(), Driven(gain=1.0), Driven(gain=9.0))]
     assert cases.same_events(made[0], made[1]) and made[2].n_events > made[1].n_events
+    assert product(np.float32(3), np.float32(2)) == 6  # what a kernel was linked with, Python calls still
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,32 +1,10 @@
 """The one place for compiler flags and sizes that kernels share."""
 
-import llvmlite.binding
 from numba import njit
-from numba.core.compiler import Compiler
 from numba.extending import register_jitable
 
+from nsim.kernels.compiler import KernelCompiler
 from nsim.kernels.disk_cache import cached
-
-
-class StraightCompiler(Compiler):
-    """Numba's compiler with LLVM's unrolling of loops turned off: in ours, which work on whole vectors, it makes
-    nothing faster, and compiling takes 1.4 times as long."""
-
-    def compile_extra(self, func):
-        # Numba has no option for it. It asks for LLVM's in this one place, and compiles in one thread at a time.
-        make_options = llvmlite.binding.create_pipeline_tuning_options
-
-        def without_unrolling(*args):
-            options = make_options(*args)
-            options.loop_unrolling = False
-            return options
-
-        llvmlite.binding.create_pipeline_tuning_options = without_unrolling
-        try:
-            return super().compile_extra(func)
-        finally:
-            llvmlite.binding.create_pipeline_tuning_options = make_options
-
 
 # 'contract' allows fused multiply-adds; 'reassoc' and 'nsz' let dot products vectorise. NaN and infinity keep their
 # meaning, so that a diverging network is seen.
@@ -35,7 +13,7 @@ FASTMATH = {"contract", "reassoc", "nsz"}
 # with an atomic instruction that two threads fight over. So kernels allocate nothing and return no array.
 KERNEL = {
     "nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False, "no_cfunc_wrapper": True,
-    "pipeline_class": StraightCompiler,
+    "pipeline_class": KernelCompiler,
 }  # fmt: skip
 
 LANES = 64  # neurons that one compare turns into one 64-bit mask
