@@ -1,6 +1,6 @@
 """Finding entries in lists: those of a sample and step ascend, over its tiles and within each. See `drive.Rows`."""
 
-from nsim_cuda.jit import inlined
+from nsim_cuda.jit import inlined, quotient
 
 
 @inlined
@@ -19,7 +19,7 @@ def first_from(indices, lo, hi, n):
 @inlined
 def found(rows, b, s, n):
     """Where the entries for neuron n at step s of sample b begin, and where the list of its tile ends."""
-    row = b * rows.tiles + n // rows.width
+    row = b * rows.tiles + quotient(n, rows.width)
     hi = rows.ptr[row, s + 1]
     return first_from(rows.indices, rows.ptr[row, s], hi, n), int(hi)
 
@@ -37,7 +37,7 @@ def length(rows, b, s):
 def number_below(rows, b, s, n):
     """Number of entries at step s of sample b for neurons below n."""
     first = b * rows.tiles
-    last = first + min(rows.tiles - 1, n // rows.width)
+    last = first + min(rows.tiles - 1, quotient(n, rows.width))
     total = 0
     for row in range(first, last):
         total += rows.ptr[row, s + 1] - rows.ptr[row, s]

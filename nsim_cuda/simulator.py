@@ -65,11 +65,12 @@ class Block:
         return self
 
     def go_on(self):
-        """Every thread as far as the next barrier, or to its end. Numba asks the operating system's thread who it
-        is."""
-        asked = threading.current_thread()
-        asked.blockIdx, asked.shared, asked.syncthreads = self.place, self.shared, syncthreads
-        for asked.threadIdx, thread in reversed(self.threads):
+        """Every thread as far as the next barrier, or to its end. Numba looks up the place of a thread on the current
+        thread of the operating system, so it is put there before each turn."""
+        current = threading.current_thread()
+        current.blockIdx, current.shared, current.syncthreads = self.place, self.shared, syncthreads
+        for index, thread in reversed(self.threads):
+            current.threadIdx = index
             thread.switch()
         self.threads = [one for one in reversed(self.threads) if one[1]]
 

@@ -38,7 +38,7 @@ for line in sys.stdin:
 
 def run(*arguments, **environment):
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -47,6 +47,34 @@ def test_a_second_process_compiles_nothing():
     """Something random in the key of a kernel would cost seconds each time."""
     _, second = (run("-c", TRAIN, NUMBA_DEBUG_CACHE="1") for _ in range(2))
     assert "data loaded" in second and "data saved" not in second, second
+
+
+PRINTING = """
+import numba, numpy as np, nsim
+from nsim.neurons import Equations
+@numba.vectorize(cache=True)
+def half(x):
+    return x / 2
+class Printing(nsim.LIF):
+    def equations(self, one):
+        step, *others = super().equations(one)
+        def printing(state, s, x, p):
+            print("drive", half(x))
+            return step(state, s, x, p)
+        return Equations.of(printing, *others)
+layer = nsim.nn.Dense(1, 1, Printing())
+layer.weight.data[...] = 4
+layer.run(nsim.Spikes.from_dense(np.ones((1, 2, 1)), 1e-3))
+"""
+
+
+def test_a_model_may_print_and_call_what_is_kept_on_disk(tmp_path):
+    """It needs what helpers of our own are compiled without; from the disk cache too. Before the two steps Python looks
+    at the equations."""
+    (tmp_path / "printing.py").write_text(PRINTING)
+    for _ in range(2):
+        printed = run(str(tmp_path / "printing.py"), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert printed.splitlines()[-2:] == ["drive 2.0", "drive 2.0"]
 
 
 def test_processes_that_compile_at_once_keep_their_own_code(tmp_path):

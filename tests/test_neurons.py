@@ -179,7 +179,7 @@ def test_attributes_that_equations_use_tell_kernels_apart():
     given = cases.spikes(density=0.5)
     made = [nn.Dense(9, 33, neuron, seed=0).run(given).output for neuron in (LIF(), Driven(gain=1.0), Driven(gain=9.0))]
     assert cases.same_events(made[0], made[1]) and made[2].n_events > made[1].n_events
-    assert product(np.float32(3), np.float32(2)) == 6  # what a kernel was linked with, Python calls still
+    assert product(np.float32(3), np.float32(2)) == 6  # Python can still call what a kernel was compiled with
 
 
 @pytest.mark.parametrize("name", MODELS)

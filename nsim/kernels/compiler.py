@@ -1,7 +1,7 @@
 """Numba's compiler as kernels need it: less work, for code that is as fast.
 
 - Numba makes machine code of each function that a kernel calls. Only the kernel's own is ever called.
-- It runs LLVM's passes twice over each function, the first time to prune reference counts, of which kernels have none.
+- It runs a few of LLVM's passes over each before all of them, to prune reference counts. Kernels have none.
 - LLVM unrolls loops. Ours work on whole vectors, and are no faster for it.
 
 To optimise a kernel only once, as a whole, would take a tenth less again, but makes the backward sweep slower by 30 %.
@@ -22,7 +22,8 @@ class Kernel(JITCodeLibrary):
 
 
 class Nowhere:
-    """In the place of the code generator, which would tell machine code where its environment lies."""
+    """In the place of the code generator, which would tell machine code where its environment lies. Functions that need
+    one, such as those that print, must not be helpers."""
 
     @staticmethod
     def set_env(name, environment):
@@ -30,7 +31,7 @@ class Nowhere:
 
 
 class Helper(Kernel):
-    """Code that kernels link."""
+    """Code that kernels link, and nothing calls by itself."""
 
     codegen = Nowhere
 
@@ -43,8 +44,8 @@ class Helper(Kernel):
 
 
 class KernelCompiler(Compiler):
-    """Compiles a kernel with all that it calls. Numba has options for none of this, and compiles in one thread at a
-    time."""
+    """Compiles a kernel with all that it calls. Numba has no options for this, so that two functions are replaced
+    meanwhile; it compiles in one thread at a time."""
 
     def compile_extra(self, func):
         lower, make_options = NativeLowering.run_pass, llvmlite.binding.create_pipeline_tuning_options
@@ -52,7 +53,9 @@ class KernelCompiler(Compiler):
         self.state.library.enable_object_caching()
 
         def lower_helper(compiler_pass, state):
-            if state.flags.no_cpython_wrapper:  # what Python may call, as a user's own compiled function, is left alone
+            # A user's own function is left to Numba: it may print, be kept on disk, or be called by its address.
+            ours = state.func_id.modname.partition(".")[0] in ("nsim", "numba")
+            if ours and state.flags.no_cpython_wrapper:
                 state.library = Helper(state.targetctx.codegen(), state.func_id.func_qualname)
             return lower(compiler_pass, state)
 
