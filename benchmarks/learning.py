@@ -40,14 +40,14 @@ TASKS = {
 }  # fmt: skip
 
 
-def data_of(task, seed):
-    """Training, held-out and test parts."""
+def data_of(task, seed, share):
+    """Training, held-out and test parts; `share` of the speakers, or of the recordings of N-MNIST, are held out."""
     if task == "shd":
         whole, test = SHD(split="train"), SHD(split="test")
-        train, val = whole.split_by_speaker(0.1, seed=seed)
+        train, val = whole.split_by_speaker(share, seed=seed)
     else:
         whole, test = NMNIST(split="train", polarity="merge"), NMNIST(split="test", polarity="merge")
-        train, val = whole.split(0.1, seed=seed)
+        train, val = whole.split(share, seed=seed)
     return train, val, test
 
 
@@ -69,7 +69,7 @@ def network(task, hidden, band, seed, dtype=np.float32):
 def train(task, band, seed, args):
     """One run; returns what is reported of it."""
     setting = TASKS[task]
-    parts = data_of(task, seed)
+    parts = data_of(task, seed, args.held_out)
     net = network(task, args.hidden, band, seed)
     last = []
 
@@ -89,6 +89,7 @@ def train(task, band, seed, args):
     chance = 1 / setting["classes"]
     return {
         "task": parts[2].name, "band": band, "seed": seed, "epochs": args.epochs, "hidden": args.hidden,
+        "held_out": args.held_out,
         "test_accuracy": accuracy(), "last_test_accuracy": last[0],
         "val_accuracy": max(history.history["val_accuracy"]), "best_epoch": int(history.best_epoch),
         "dead": bool(history.history["accuracy"][-1] < 2 * chance),
@@ -98,20 +99,20 @@ def train(task, band, seed, args):
 
 def compare(task, args):
     """All runs that are missing, and the paired difference of those that are there."""
-    done = {}
+    done, same = {}, (args.epochs, args.hidden, args.held_out)
     if args.out.exists():
         for line in args.out.read_text().splitlines():
             run = json.loads(line)
-            done[run["band"], run["seed"], run["epochs"], run["hidden"]] = run
+            done[run["band"], run["seed"], run["epochs"], run["hidden"], run["held_out"]] = run
     for seed in range(args.seeds):
         for band in (0.2, None):
-            if (band, seed, args.epochs, args.hidden) not in done:
-                run = done[band, seed, args.epochs, args.hidden] = train(task, band, seed, args)
+            if (band, seed, *same) not in done:
+                run = done[band, seed, *same] = train(task, band, seed, args)
                 with args.out.open("a") as file:
                     file.write(json.dumps(run) + "\n")
                 print(json.dumps(run), flush=True)
     for name, key in (("best epoch on held-out data", "test_accuracy"), ("last epoch", "last_test_accuracy")):
-        pairs = [[done[b, s, args.epochs, args.hidden][key] for b in (0.2, None)] for s in range(args.seeds)]
+        pairs = [[done[b, s, *same][key] for b in (0.2, None)] for s in range(args.seeds)]
         sparse, dense = 100 * np.array(pairs).T
         print(f"{task}, {args.seeds} seeds, {args.epochs} epochs, {name}, accuracy in %:")
         for label, x in (("band 0.2", sparse), ("band=None", dense), ("paired difference", sparse - dense)):
@@ -156,7 +157,7 @@ def first_losses(args):
             return loss
 
     setting = TASKS["shd"]
-    part, _, _ = data_of("shd", args.seed)
+    part, _, _ = data_of("shd", args.seed, args.held_out)
     ours = network("shd", args.hidden, None, args.seed, np.float64)
     arrays = [layer.weight.data for layer in ours]
     to_grid(arrays, args.grid)
@@ -211,6 +212,9 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="losses: of weights and of the speakers held out")
     parser.add_argument("--hidden", type=int, default=400)
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, help="share of the training data that chooses the epoch, whole speakers"
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument(
         "--grid",
