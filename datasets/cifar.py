@@ -11,7 +11,7 @@ import numpy as np
 
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged
-from nsim.datasets.find import Source, find
+from nsim.datasets.find import Source, find, unchecked, unverified
 from nsim.datasets.pictures import IMAGENET, ImageData
 from nsim.errors import DataError, ParameterError
 
@@ -46,7 +46,8 @@ class CIFAR10(ImageData):
     download, cache : bool
         See `SHD`.
 
-    `name` says when there are fewer pictures than the official 50,000 and 10,000.
+    `name` says when there are fewer pictures than the official 50,000 and 10,000, and when they cannot be verified; an
+    EventWarning names each file in which damage would not be seen.
 
     Raises
     ------
@@ -82,20 +83,21 @@ class CIFAR10(ImageData):
             raise DataError(
                 f"{self.title} ({split}): {path.parent} lacks {', '.join(missing)}; unpack all of the archive"
             )
-        digests = [store.file_digests(file, cache) for file in files]
-        key = store.key("cifar", self.title, split, *(fast for fast, _ in digests))
+        digests = {file: store.file_digests(file, cache) for file in files}
+        key = store.key("cifar", self.title, split, *(fast for fast, _ in digests.values()))
         arrays = store.arrays(key, lambda: self._read(files, split), cache)
-        name = self._name(split, len(arrays["labels"]), path, digests[0][1])
+        name = self._name(split, len(arrays["labels"]), {file: md5 for file, (_, md5) in digests.items()})
         images = arrays["images"].reshape(-1, 3, 32, 32)
         super().__init__(images, arrays["labels"], name=name, classes=self.names, normalize=normalize)
         self.path = path
 
-    def _name(self, split, count, path, md5):
-        if md5 == self.md5:
+    def _name(self, split, count, files):
+        if list(files.values()) == [self.md5]:
             return self.title
         if count < COUNTS[split]:
+            unchecked(files)
             return f"{self.title} subset ({count:,} of {COUNTS[split]:,} {split} images)"
-        return f"{self.title} (unverified copy: {path.name})"
+        return unverified(self.title, files)
 
     def _read(self, files, split):
         if files[0].name != self.archive:

@@ -23,7 +23,7 @@ from nsim.datasets import (
     cifar,
 )  # fmt: skip
 from nsim.datasets.folder import read_picture
-from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
 
 ROOT = Path(os.environ.get("NSIM_DATA") or "nowhere")
 
@@ -50,6 +50,7 @@ def five_batches():
     return {f"cifar-10-batches-bin/data_batch_{k}.bin": rows(k, seed=k)[2] for k in range(1, 6)}
 
 
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 def test_archive_and_unpacked_files_are_the_same_pictures(tmp_path):
     files = five_batches() | {"cifar-10-batches-bin/test_batch.bin": rows(7, seed=9)[2]}
     archive(tmp_path / "packed" / "cifar-10-binary.tar.gz", files)
@@ -73,6 +74,13 @@ def test_only_the_published_archive_is_called_cifar(tmp_path, monkeypatch):
     assert CIFAR10("test", tmp_path).name == "CIFAR-10"
 
 
+def test_an_archive_of_other_content_cannot_be_verified(tmp_path, monkeypatch):
+    archive(tmp_path / "cifar-10-binary.tar.gz", {"b/test_batch.bin": rows(4)[2]})
+    monkeypatch.setitem(cifar.COUNTS, "test", 4)
+    with pytest.warns(EventWarning, match="cifar-10-binary.tar.gz: its content .* cannot be verified"):
+        assert CIFAR10("test", tmp_path).name == "CIFAR-10 (unverified copy: cifar-10-binary.tar.gz)"
+
+
 def test_cifar100_has_the_fine_labels(tmp_path):
     labels, images, content = rows(6, label_bytes=2, seed=2, classes=100)
     archive(tmp_path / "cifar-100-binary.tar.gz", {"cifar-100-binary/test.bin": content})
@@ -85,7 +93,8 @@ def test_cifar100_has_the_fine_labels(tmp_path):
 def test_a_subset_is_taken_where_the_whole_is_not_there(tmp_path):
     (tmp_path / "cifar10-subset").mkdir()
     (tmp_path / "cifar10-subset" / "test_500.bin").write_bytes(rows(5)[2])
-    assert CIFAR10("test", tmp_path).name == "CIFAR-10 subset (5 of 10,000 test images)"
+    with pytest.warns(EventWarning, match="test_500.bin: it has no checksum"):
+        assert CIFAR10("test", tmp_path).name == "CIFAR-10 subset (5 of 10,000 test images)"
     archive(tmp_path / "CIFAR10" / "cifar-10-binary.tar.gz", {"b/test_batch.bin": rows(4)[2]})
     assert len(CIFAR10("test", tmp_path)) == 4
 
@@ -285,6 +294,7 @@ def test_folders_that_are_not_right(tmp_path, folder):
         ImageFolder(folder)
 
 
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
 @pytest.mark.skipif(not (ROOT / "cifar10-subset").is_dir(), reason="needs NSIM_DATA with cifar10-subset")
 def test_cifar10_subset():
     for split, count, total in (("train", "5,085", "50,000"), ("test", "500", "10,000")):
