@@ -82,6 +82,11 @@ def _norm(op, x):
     return Sum(scale * (x.value - mean) + bias, size, x.terms + 4)
 
 
+def _affine(op, x):
+    weight, bias = op.weight.data.astype(float), op.bias.data.astype(float)
+    return Sum(weight * x.value + bias, np.abs(weight) * x.size + np.abs(bias), x.terms + 2)
+
+
 def _add(op, x, y):
     return Sum(*(a + b for a, b in zip(x, y, strict=True)))
 
@@ -109,8 +114,8 @@ def _flatten(op, x):
 
 
 RULES = {
-    "Conv2d": _conv2d, "IdentityShortcut": _conv2d, "Linear": _linear, "BatchNorm": _norm, "Add": _add,
-    "MaxPool": _max, "AvgPool": _mean, "GlobalAvgPool": _global_mean, "Flatten": _flatten,
+    "Conv2d": _conv2d, "IdentityShortcut": _conv2d, "Linear": _linear, "Affine": _affine, "BatchNorm": _norm,
+    "Add": _add, "MaxPool": _max, "AvgPool": _mean, "GlobalAvgPool": _global_mean, "Flatten": _flatten,
 }  # fmt: skip
 
 

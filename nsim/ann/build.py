@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from nsim.ann.conv import Conv2d, IdentityShortcut
-from nsim.ann.operation import Add, BatchNorm, Flatten, Linear, ReLU
+from nsim.ann.operation import Add, Affine, BatchNorm, Flatten, Linear, ReLU
 from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
 from nsim.errors import ParameterError
 
@@ -19,16 +19,20 @@ class Builder:
         channels = self._shape("conv2d", x)[-1]
         return self.apply(Conv2d(channels, out_channels, kernel, **options, **self._new), x, name=name)
 
-    def identity_shortcut(self, x, out_channels, *, stride=1, before=None, name=None):
+    def identity_shortcut(self, x, out_channels, *, stride=1, before=None, padding=0, name=None):
         """See `IdentityShortcut`."""
-        channels = self._shape("identity_shortcut", x)[-1]
-        made = IdentityShortcut(channels, out_channels, stride=stride, before=before, dtype=self.dtype)
+        channels, options = self._shape("identity_shortcut", x)[-1], {"stride": stride, "padding": padding}
+        made = IdentityShortcut(channels, out_channels, before=before, **options, dtype=self.dtype)
         return self.apply(made, x, name=name)
 
     def linear(self, x, out_features, *, bias=True, name=None):
         """See `Linear`."""
         features = math.prod(self._shape("linear", x))
         return self.apply(Linear(features, out_features, bias=bias, **self._new), x, name=name)
+
+    def affine(self, x, *, name=None):
+        """See `Affine`."""
+        return self.apply(Affine(self._shape("affine", x)[-1], dtype=self.dtype), x, name=name)
 
     def batch_norm(self, x, *, eps=1e-5, momentum=0.1, name=None):
         """See `BatchNorm`."""

@@ -158,7 +158,7 @@ class Conv2d(Weighted):
 
 
 class IdentityShortcut(Conv2d):
-    """Every stride-th pixel, with channels of zeros around: the shortcut without parameters, "option A".
+    """Every stride-th pixel, with channels (and pixels) of zeros around: the shortcut without parameters, "option A".
 
     A convolution with a kernel of 1 and fixed weights 0 and 1; it has no parameters and nothing in a state dict.
 
@@ -168,13 +168,16 @@ class IdentityShortcut(Conv2d):
     stride : int or (height, width)
     before : int, optional
         Channels of zeros before those of the input. Default: half of the new ones.
+    padding : int, (height, width) or ((top, bottom), (left, right)), pixels of zeros
     dtype : float32 or float64
 
     Source: He, Zhang, Ren & Sun 2016, "Deep Residual Learning for Image Recognition", section 3.3, option A.
     """
 
-    def __init__(self, in_channels, out_channels, *, stride=1, before=None, dtype=np.float32):
-        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False, dtype=dtype, rng=UNSET)
+    def __init__(self, in_channels, out_channels, *, stride=1, before=None, padding=0, dtype=np.float32):
+        super().__init__(
+            in_channels, out_channels, 1, stride=stride, padding=padding, bias=False, dtype=dtype, rng=UNSET
+        )
         self.label = f"IdentityShortcut({in_channels}, {out_channels})"
         new = self.out_channels - self.in_channels
         if new < 0:
@@ -186,11 +189,17 @@ class IdentityShortcut(Conv2d):
         self.weight.data[own + self.before, own] = 1
         self.weight.requires_grad = False
 
+    @property
+    def only_pads(self) -> bool:
+        """Whether pixels of zeros are all that it adds and none is left out."""
+        return self.in_channels == self.out_channels and self.windows.stride == (1, 1)
+
     def parameters(self):
         return {}
 
     def options(self):
+        _, stride, padding = self.windows
         return {
-            "in_channels": self.in_channels, "out_channels": self.out_channels,
-            "stride": list(self.windows.stride), "before": self.before,
+            "in_channels": self.in_channels, "out_channels": self.out_channels, "stride": list(stride),
+            "before": self.before, "padding": [list(side) for side in padding],
         }  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 from nsim.ann import parallel
 from nsim.ann.build import Builder
 from nsim.ann.conv import Conv2d, IdentityShortcut
-from nsim.ann.operation import Add, BatchNorm, Flatten, Input, Linear, Operation, ReLU
+from nsim.ann.operation import Add, Affine, BatchNorm, Flatten, Input, Linear, Operation, ReLU
 from nsim.ann.pooling import AvgPool, GlobalAvgPool, MaxPool
 from nsim.ann.state import State
 from nsim.checks import float_type, is_whole, real_array
@@ -33,7 +33,7 @@ from nsim.tape import Tensor, no_grad, record, recording
 OPERATIONS = {
     kind.__name__: kind
     for kind in (
-        Add, AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, IdentityShortcut, Input, Linear, MaxPool, ReLU
+        Add, Affine, AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, IdentityShortcut, Input, Linear, MaxPool, ReLU
     )
 }  # fmt: skip
 CHUNK, LEAST = 1 << 22, 4  # bytes of the largest activation of the samples that go through together; their least number

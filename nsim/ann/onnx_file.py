@@ -24,9 +24,10 @@ def from_onnx(path, *, input_shape=None, output=None, dtype=np.float32) -> Graph
     """A graph from an ONNX file of a trained network, in evaluation mode.
 
     Read are Conv, Gemm, MatMul, BatchNormalization, Relu (or Clip and Max at 0), AveragePool, MaxPool,
-    GlobalAveragePool, GlobalMaxPool, ReduceMean and ReduceMax over height and width at once, Add, Sum, Flatten, Reshape
-    and Squeeze (of height and width at once) to vectors, Identity, Dropout (which does nothing in inference), Slice
-    with steps and Pad with channels (shortcuts of option A), and whatever is computed from constants.
+    GlobalAveragePool, GlobalMaxPool, ReduceMean and ReduceMax over height and width at once, Add and Sum; Add, Sub, Mul
+    and Div with constants, one for each channel (such as the normalisation of images); Flatten, Reshape and Squeeze (of
+    height and width at once) to vectors, Identity, Dropout (which does nothing in inference), Slice with steps
+    (shortcuts of option A), Pad with zeros, and whatever is computed from constants.
 
     Parameters
     ----------

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann.conv import Conv2d, IdentityShortcut
-from nsim.ann.operation import UNSET, BatchNorm, Linear
+from nsim.ann.graph import Node
+from nsim.ann.operation import UNSET, Affine, BatchNorm, Linear
 from nsim.ann.pooling import AvgPool, MaxPool
 from nsim.tape import Tensor
 
@@ -18,7 +19,10 @@ def conv(item):
     if weight.ndim != 4:
         raise item.refused(f"a convolution in {weight.ndim - 2} dimensions; two are supported")
     kernel, stride, padding = _windows(item, x, weight.shape[2:])
-    groups = item.get("group", 1)
+    before, groups = x.operation, item.get("group", 1)
+    if isinstance(before, IdentityShortcut) and before.only_pads and item.alone():
+        sides = zip(padding, before.windows.padding, strict=True)
+        x, padding = x.inputs[0], tuple((a + c, b + d) for (a, b), (c, d) in sides)
     made = Conv2d(
         x.shape[-1], weight.shape[0], kernel, stride=stride, padding=padding, groups=groups,
         bias=_not_zero(bias), dtype=item.graph.dtype, rng=UNSET,
@@ -153,25 +157,62 @@ def _reduced(item, pool):
 
 
 def add(item):
-    """Of two values; or of constants, which become a part of the bias of the layer before."""
-    values = [item.value(0), item.value(1)]
-    constants = [k for k, value in enumerate(values) if isinstance(value, np.ndarray)]
-    if not constants:
-        return item.graph.add(*values, name=item.name())
-    k = constants[0]
-    node, bias = values[1 - k], item.weights(k, "constants")
-    made = node.operation
-    rank = len(node.shape)  # a bias has the channels at the place where the file's layout has them
-    channels = bias.size == node.shape[-1] and bias.ndim >= rank and bias.shape[bias.ndim - rank] == bias.size
-    weighted = isinstance(made, (Conv2d, Linear, BatchNorm)) and not isinstance(made, IdentityShortcut)
-    if not weighted or not item.alone(1 - k) or not channels:
+    """Of two values, or of a value and constants."""
+    if all(isinstance(value, Node) for value in (item.value(0), item.value(1))):
+        return item.graph.add(item.node(0), item.node(1), name=item.name())
+    k, bias = _by_channel(item, "adds")
+    return _affine(item, k, 1, bias)
+
+
+def subtract(item):
+    k, values = _by_channel(item, "subtracts")
+    return _affine(item, k, 1, -values) if k == 0 else _affine(item, k, -1, values)
+
+
+def multiply(item):
+    k, values = _by_channel(item, "multiplies")
+    return _affine(item, k, values, np.zeros_like(values))
+
+
+def divide(item):
+    k, values = _by_channel(item, "divides")
+    if k == 1 or not values.all():
+        raise item.refused("it divides by values of the images, or by 0")
+    return _affine(item, k, 1 / values, np.zeros_like(values))
+
+
+def _by_channel(item, does):
+    """Which input is a value, and the constants that are the other, one for each of its channels."""
+    k = 0 if isinstance(item.value(0), Node) else 1
+    if isinstance(item.value(1 - k), Node):
+        raise item.refused(f"{does} two values that depend on the images")
+    x, values = item.node(k), item.weights(1 - k, "constants")
+    rank = len(x.shape)  # the channels are at the place where the file's layout has them
+    channels = values.size == x.shape[-1] and values.ndim >= rank and values.shape[values.ndim - rank] == values.size
+    if values.ndim > rank + 1 or not (channels or values.size == 1):
         raise item.refused(
-            f"adds constants of shape {bias.shape} to the output of {node.name}; only a bias for the channels of a "
-            "convolution, linear layer or batch norm, which nothing else reads, is supported"
+            f"{does} constants of shape {values.shape}, and the output of {x.name}; only one number, or one for each "
+            f"of its {x.shape[-1]} channels, is supported"
         )
-    bias = bias.reshape(-1) if made.bias is None else made.bias.data + bias.reshape(-1)
-    made.bias = Tensor(bias.copy(), requires_grad=True, name=f"{node.name}.bias")
-    return node
+    return k, np.broadcast_to(values.reshape(-1), x.shape[-1:])
+
+
+def _affine(item, k, scale, shift):
+    """scale x + shift of input number k. In a node before it that nothing else reads, where that is a scale and shift
+    itself, or has a bias that takes the shift."""
+    x = item.node(k)
+    made, alone = x.operation, item.alone(k)
+    scaled = np.any(scale != 1)
+    takes_bias = isinstance(made, (Conv2d, Linear, BatchNorm)) and not isinstance(made, IdentityShortcut)
+    if not (alone and (type(made) is Affine or (takes_bias and not scaled))):
+        made = Affine(x.shape[-1], dtype=item.graph.dtype)
+        x = item.graph.apply(made, x, name=item.name())
+    if scaled:
+        made.weight.data *= scale
+        made.bias.data *= scale
+    bias = np.array(shift) if made.bias is None else made.bias.data + shift
+    made.bias = Tensor(bias, requires_grad=True, name=f"{x.name}.bias")
+    return x
 
 
 def sum_(item):
@@ -218,6 +259,15 @@ def identity(item):
     return item.node()
 
 
+def cast(item):
+    """Nothing, where it is to the numbers that the graph computes in."""
+    from onnx import helper
+
+    if helper.tensor_dtype_to_np_dtype(item.get("to")) != item.graph.dtype:
+        raise item.refused(f"to another type of numbers than {item.graph.dtype}, in which the graph computes")
+    return item.node()
+
+
 def dropout(item):
     """Nothing, in inference."""
     if np.any(item.constant(2, "mode", needed=False)):
@@ -247,7 +297,7 @@ def slice_(item):
 
 
 def pad(item):
-    """Channels of zeros around those of the input: where a shortcut of option A ends."""
+    """Zeros around the input: channels, where a shortcut of option A ends, or pixels, the padding of what follows."""
     x, pads = item.node(), item.get("pads")
     sizes = np.asarray(item.constant(1, "sizes") if pads is None else pads)
     fill, axes = item.constant(2, "filling", needed=False), item.constant(3, "axes", needed=False)
@@ -257,23 +307,24 @@ def pad(item):
     around[np.arange(rank) if axes is None else axes % rank] = sizes.reshape(2, -1).T
     if item.get("mode", "constant") != "constant" or (fill is not None and np.any(fill != 0)):
         raise item.refused("pads with something else than zeros")
-    if rank != 4 or around.min() < 0 or around[[0, 2, 3]].any():
+    if rank != 4 or around.min() < 0 or around[0].any():
         raise item.refused(
-            f"pads by {around.tolist()} (batch, channels, height, width); only channels are supported",
-            "give the padding of pixels to the convolution or pooling after it, and export anew",
+            f"pads by {around.tolist()} (batch, channels, height, width); only channels and pixels are supported"
         )
     if not around.any():
         return x
-    return _shortcut(item, x, x.shape[-1] + int(around[1].sum()), (1, 1), int(around[1, 0]))
+    before, after = around[1].tolist()
+    return _shortcut(item, x, x.shape[-1] + before + after, (1, 1), before, around[2:].tolist())
 
 
-def _shortcut(item, x, channels, stride, before):
-    """An IdentityShortcut; together with one before it, which has changed pixels only, as one."""
+def _shortcut(item, x, channels, stride, before, padding=((0, 0), (0, 0))):
+    """An IdentityShortcut; together with one before it that takes every so many pixels, as one."""
     made = x.operation
-    if isinstance(made, IdentityShortcut) and made.in_channels == made.out_channels and item.alone():
+    strides = isinstance(made, IdentityShortcut) and made.in_channels == made.out_channels
+    if strides and not np.any((made.windows.padding, padding)) and item.alone():
         stride = tuple(a * b for a, b in zip(stride, made.windows.stride, strict=True))
         x = x.inputs[0]
-    return item.graph.identity_shortcut(x, channels, stride=stride, before=before, name=item.name())
+    return item.graph.identity_shortcut(x, channels, stride=stride, before=before, padding=padding, name=item.name())
 
 
 def _windows(item, x, kernel):
@@ -330,9 +381,9 @@ def _fill(item, target, values, what):
 
 
 NODES = {
-    "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Clip": clip, "Conv": conv,
-    "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool,
+    "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Cast": cast, "Clip": clip, "Conv": conv,
+    "Div": divide, "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool,
     "GlobalMaxPool": global_max_pool, "Identity": identity, "MatMul": matmul, "Max": maximum, "MaxPool": max_pool,
-    "Pad": pad, "ReduceMax": reduce_max, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape, "Slice": slice_,
-    "Squeeze": squeeze, "Sum": sum_,
+    "Mul": multiply, "Pad": pad, "ReduceMax": reduce_max, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape,
+    "Slice": slice_, "Squeeze": squeeze, "Sub": subtract, "Sum": sum_,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a node of a graph computes: Input, Linear, BatchNorm, ReLU, Add, Flatten, each with its gradient beside it.
+"""What a node computes: Input, Linear, Affine, BatchNorm, ReLU, Add and Flatten, each with its gradient beside it.
 
 An operation is called on Tensors [B, *shape] and gives one; pictures are [B, H, W, C] inside of a graph. Convolutions
 and pooling have files of their own.
@@ -181,7 +181,52 @@ def _product(a, b):
     return out
 
 
-class BatchNorm(Weighted):
+class Affine(Weighted):
+    """y = weight x + bias, with one weight and one bias for each channel.
+
+    Such as the normalisation of images that was exported as a part of the network.
+
+    Parameters
+    ----------
+    channels : int
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    weight, bias : Tensor [channels], at first 1 and 0
+    """
+
+    def __init__(self, channels, *, dtype=np.float32):
+        self.label = f"{type(self).__name__}({channels})"
+        self.channels, dtype = count(self.where, "channels", channels), float_type(self.where, dtype)
+        self.weight = Tensor(np.ones(self.channels, dtype), requires_grad=True)
+        self.bias = Tensor(np.zeros(self.channels, dtype), requires_grad=True)
+
+    def parameters(self):
+        return {"weight": self.weight, "bias": self.bias}
+
+    def options(self):
+        return {"channels": self.channels}
+
+    def out_shape(self, shape):
+        if shape[-1] != self.channels:
+            raise ShapeError(f"{self.where}: input has {shape[-1]} channels (shape {shape}), expected {self.channels}")
+        return shape
+
+    def scale(self) -> np.ndarray:
+        """What each channel is multiplied by, float64 [channels]."""
+        return self.weight.data.astype(np.float64)
+
+    def __call__(self, x, training=False):
+        a, w = x.data, self.weight.data
+
+        def vjp(g):
+            return g * w, channel_sums(g, a), channel_sums(g)
+
+        return record("affine", Tensor(a * w + self.bias.data), (x, self.weight, self.bias), vjp)
+
+
+class BatchNorm(Affine):
     """Normalisation of each channel: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     In training mean and (biased) variance are those of the batch, over samples and pixels, and the running ones move
@@ -204,19 +249,14 @@ class BatchNorm(Weighted):
     """
 
     def __init__(self, channels, *, eps=1e-5, momentum=0.1, dtype=np.float32):
-        self.label = f"BatchNorm({channels})"
-        self.channels, dtype = count(self.where, "channels", channels), float_type(self.where, dtype)
+        super().__init__(channels, dtype=dtype)
         if not (is_finite(eps) and is_finite(momentum) and eps > 0 and 0 <= momentum <= 1):
             raise ParameterError(
                 f"{self.where}: eps = {eps!r}, momentum = {momentum!r}; expected eps > 0, momentum 0 to 1"
             )
         self.eps, self.momentum = float(eps), float(momentum)
-        self.weight = Tensor(np.ones(self.channels, dtype), requires_grad=True)
-        self.bias = Tensor(np.zeros(self.channels, dtype), requires_grad=True)
+        dtype = self.weight.dtype
         self.running_mean, self.running_var = np.zeros(self.channels, dtype), np.ones(self.channels, dtype)
-
-    def parameters(self):
-        return {"weight": self.weight, "bias": self.bias}
 
     def buffers(self):
         return {"running_mean": self.running_mean, "running_var": self.running_var}
@@ -224,24 +264,17 @@ class BatchNorm(Weighted):
     def options(self):
         return {"channels": self.channels, "eps": self.eps, "momentum": self.momentum}
 
-    def out_shape(self, shape):
-        if shape[-1] != self.channels:
-            raise ShapeError(f"{self.where}: input has {shape[-1]} channels (shape {shape}), expected {self.channels}")
-        return shape
-
-    def scale_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """(scale, shift), arrays [channels], with which evaluation is y = scale x + shift: what folding wants."""
-        scale = self.weight.data / np.sqrt(self.running_var + self.weight.dtype.type(self.eps))
-        return scale, self.bias.data - scale * self.running_mean
+    def scale(self):
+        return self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
 
     def __call__(self, x, training=False):
         return self._train(x) if training else self._evaluate(x)
 
     def _evaluate(self, x):
-        a, (scale, shift) = x.data, self.scale_shift()
-        mean, root = self.running_mean.copy(), np.sqrt(self.running_var + self.weight.dtype.type(self.eps))
+        a, mean, root = x.data, self.running_mean.copy(), np.sqrt(self.running_var + self.weight.dtype.type(self.eps))
+        scale = self.weight.data / root
         y = a * scale
-        y += shift
+        y += self.bias.data - scale * mean
 
         def vjp(g):
             return g * scale, channel_sums(g, a - mean) / root, channel_sums(g)

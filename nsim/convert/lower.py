@@ -301,10 +301,8 @@ def _linear(lowering, node, depth):
     ]
 
 
-def _norm(lowering, node, depth):
-    op = node.operation
-    scale = op.weight.data / np.sqrt(op.running_var.astype(np.float64) + op.eps)
-    edges = lowering.edges(node.inputs[0], depth)
+def _affine(lowering, node, depth):
+    edges, scale = lowering.edges(node.inputs[0], depth), node.operation.scale()
     return [(source, link.scaled(np.ones(source.shape[-1]), scale)) for source, link in edges]
 
 
@@ -341,8 +339,8 @@ def _flatten(lowering, node, depth):
 SPIKES, POOLS = "spikes", "pools"  # what these kinds become is made by _neuron and _gate
 RULES = {
     ann.Input: _image, ann.Conv2d: _convolution, ann.IdentityShortcut: _shortcut, ann.Linear: _linear,
-    ann.BatchNorm: _norm, ann.Add: _add, ann.AvgPool: _mean, ann.GlobalAvgPool: _global_mean, ann.Flatten: _flatten,
-    ann.ReLU: SPIKES, ann.MaxPool: POOLS,
+    ann.Affine: _affine, ann.BatchNorm: _affine, ann.Add: _add, ann.AvgPool: _mean, ann.GlobalAvgPool: _global_mean,
+    ann.Flatten: _flatten, ann.ReLU: SPIKES, ann.MaxPool: POOLS,
 }  # fmt: skip
 
 

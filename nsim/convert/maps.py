@@ -178,10 +178,12 @@ def one_tap(convolution: Convolution) -> Sparse:
     """A convolution with a kernel of 1 and few weights other than zero, such as the shortcut without parameters."""
     win, weight = convolution.window, convolution.weight[0, 0]
     c_in, c_out = np.nonzero(weight)
-    down, across = np.arange(win.places[0]) * win.stride[0], np.arange(win.places[1]) * win.stride[1]
-    source = (down[:, None] * win.size[1] + across).ravel() * weight.shape[0]
-    target = np.arange(win.places[0] * win.places[1]) * weight.shape[1]
+    axes = zip(win.places, win.stride, win.padding, strict=True)
+    reads = [np.arange(places) * stride - before for places, stride, before in axes]
+    down, across = (np.flatnonzero((at >= 0) & (at < size)) for at, size in zip(reads, win.size, strict=True))
+    source = (reads[0][down, None] * win.size[1] + reads[1][across]).ravel() * weight.shape[0]
+    target = (down[:, None] * win.places[1] + across).ravel() * weight.shape[1]
     place = (source[:, None] + c_in).ravel(), (target[:, None] + c_out).ravel()
     values = np.tile(weight[c_in, c_out], len(source))
-    shape = win.size[0] * win.size[1] * weight.shape[0], len(target) * weight.shape[1]
+    shape = np.prod(win.size) * weight.shape[0], np.prod(win.places) * weight.shape[1]
     return Sparse(sparse.csr_array((values, place), shape=shape))

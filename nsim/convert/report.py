@@ -14,7 +14,7 @@ from nsim.convert.network import SpikingNetwork
 from nsim.errors import ParameterError
 
 FOLDED = {
-    ann.Conv2d: "weights of", ann.Linear: "weights of", ann.BatchNorm: "folded into the weights of",
+    ann.Conv2d: "weights of", ann.Linear: "weights of", ann.Affine: "folded into the weights of",
     ann.Add: "summed by", ann.AvgPool: "average, in the drive of", ann.GlobalAvgPool: "average, in the drive of",
     ann.Flatten: "order of the weights of", ann.MaxPool: "maximum, in the drive of",
 }  # fmt: skip

@@ -201,9 +201,10 @@ def test_save_and_load(make, tmp_path):
 def wide_and_odd(dtype):
     """Every operation, with options that are not the default."""
     net = ann.Graph(dtype=dtype, seed=1)
-    x = net.batch_norm(net.input((3, 8, 8), name="pictures"), eps=1e-3, momentum=0.2, name="bn1")
+    x = net.batch_norm(net.affine(net.input((3, 8, 8), name="pictures")), eps=1e-3, momentum=0.2, name="bn1")
     x = net.conv2d(x, 6, (3, 1), stride=(1, 2), padding=((1, 0), (0, 2)), groups=3, bias=False, name="c")
-    y = net.identity_shortcut(net.max_pool(x, (2, 3), stride=1, padding=((1, 0), (1, 1))), 8, before=0)
+    y = net.max_pool(x, (2, 3), stride=1, padding=((1, 0), (1, 0)))
+    y = net.identity_shortcut(y, 8, before=0, padding=((0, 0), (1, 0)))
     x = net.add(net.conv2d(net.relu(x), 8, 1), y)
     x = net.flatten(net.avg_pool(x, 2, padding=1, count_padding=False))
     x = net.relu(net.linear(x, 5, bias=False))

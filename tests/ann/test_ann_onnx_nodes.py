@@ -30,6 +30,61 @@ NODES = {
         [node("BatchNormalization", "x", *"scmv", out="h"), node("Add", "b", "h")], NORM | {"b": weight(3, 1, 1)},
     ),
     "batch norm, epsilon 0": ([node("BatchNormalization", "x", *"scmv", epsilon=0.0)], NORM),
+    "normalisation": (
+        [node("Sub", "x", "m", out="h"), node("Div", "h", "s", out="k"), node("Conv", "k", "w", "b", pads=[1] * 4)],
+        CONV | {"m": weight(1, 3, 1, 1, seed=2), "s": weight(3, 1, 1, seed=3)},
+    ),
+    "one scale for all": ([node("Mul", "half", "x")], {"half": np.float32(0.5)}),
+    "scale and shift of one channel": (
+        [node("Conv", "x", "w", out="h"), node("Mul", "h", "a", out="k"), node("Add", "k", "a")],
+        {"w": weight(1, 3, 2, 2), "a": weight(1, seed=1)},
+    ),
+    "twice the same, and 1 - x": (
+        [
+            node("Mul", "x", "a", out="h"), node("Sub", "one", "h", out="k"), node("Add", "h", "k", out="l"),
+            node("Sub", "l", "a", out="m"), node("Mul", "m", "m0"),
+        ],
+        {"a": weight(3, 1, 1), "one": np.ones(1, np.float32), "m0": weight(1, 3, 1, 1, seed=1)},
+    ),
+    "a factor of 1": ([node("Conv", "x", "w", out="h"), node("Mul", "h", "one")], CONV | {"one": np.float32(1)}),
+    "scale after batch norm": (
+        [node("BatchNormalization", "x", *"scmv", out="h"), node("Mul", "h", "b")], NORM | {"b": weight(3, 1, 1)},
+    ),
+    "scale of a vector": ([node("Flatten", "x", out="h"), node("Div", "h", "b")], {"b": weight(105)}),
+    "constants": ([node("Add", "x", "b")], {"b": weight(3, 1, 1)}),
+    "a bias on one of two ways": (
+        [node("Conv", "x", "w", out="h"), node("Add", "h", "b", out="k"), node("Add", "h", "k")],
+        CONV | {"b": weight(4, 1, 1)},
+    ),
+    "a bias on one of two ways, renamed": (
+        [
+            node("Conv", "x", "w", out="h"), node("Identity", "h", out="i"), node("Add", "i", "b", out="k"),
+            node("Add", "h", "k"),
+        ],
+        CONV | {"b": weight(4, 1, 1)},
+    ),
+    "a bias after a shortcut": (
+        [node("Pad", "x", "n", out="h"), node("Add", "h", "b")], PAD | {"b": weight(6, 1, 1)},
+    ),
+    "cast": ([node("Cast", "x", to=onnx.TensorProto.FLOAT)], {}),
+    "pixels of zeros": ([node("Pad", "x", "n")], {"n": ints(0, 0, 1, 2, 0, 0, 3, 0)}),
+    "zeros on all sides": ([node("Pad", "x", "n")], {"n": ints(0, 1, 1, 2, 0, 2, 3, 0)}),
+    "pad, then conv": (
+        [node("Pad", "x", "n", out="h"), node("Conv", "h", "w", "b", pads=[0, 1, 0, 0], strides=[2, 2])],
+        CONV | {"n": ints(0, 0, 0, 1, 0, 0, 1, 2)},
+    ),
+    "pad, then conv, and read again": (
+        [node("Pad", "x", "n", out="h"), node("Conv", "h", "w", out="k"), node("Add", "k", "h")],
+        {"w": weight(3, 3, 1, 1), "n": ints(0, 0, 0, 1, 0, 0, 1, 2)},
+    ),
+    "pad, then maximum": (
+        [node("Pad", "x", "n", out="h"), node("MaxPool", "h", kernel_shape=[3, 3], strides=[2, 2])],
+        {"n": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+    ),
+    "pad pixels, then slice": (
+        [node("Pad", "x", "n", out="h"), node("Slice", "h", "starts", "ends", "axes", "steps")],
+        INTS | {"n": ints(0, 0, 1, 1, 0, 0, 1, 1), "ends": ints(2**40, 2**40)},
+    ),
     "max pool": ([node("MaxPool", "x", kernel_shape=[2, 3], pads=[1, 0, 0, 2], strides=[1, 2])], {}),
     "max pool, ceil_mode of no effect": ([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}),
     "max pool, ceil_mode": ([node("MaxPool", "x", kernel_shape=[2, 3], strides=[2, 3], ceil_mode=1)], {}),
@@ -153,9 +208,11 @@ WRONG = {
     "clip from below zero": ([node("Clip", "x", "low")], {"low": np.float32(-1)}, "minimum -1 instead of 0; only Relu"),
     "clip from above zero": ([node("Clip", "x", "low")], {"low": np.float32(0.1)}, r"minimum 0\.1 instead of 0"),
     "clip from above alone": ([node("Clip", "x", "", "top")], {"top": np.float32(6)}, "no minimum instead of 0"),
-    "a bias after a shortcut": (
-        [node("Pad", "x", "n", out="h"), node("Add", "h", "b")], PAD | {"b": weight(6, 1, 1)}, "adds",
-    ),
+    "product": ([node("Relu", "x", out="h"), node("Mul", "h", "x")], {}, "multiplies two values that depend on"),
+    "divided by 0": ([node("Div", "x", "b")], {"b": np.float32([[[1]], [[0]], [[1]]])}, "or by 0"),
+    "divided by the images": ([node("Div", "b", "x")], {"b": weight(3, 1, 1)}, "divides by values of the images"),
+    "scale of pixels": ([node("Mul", "x", "b")], {"b": weight(5, 7)}, r"multiplies constants of shape \(5, 7\)"),
+    "cast to integers": ([node("Cast", "x", to=onnx.TensorProto.INT32)], {}, "another type of numbers than float32"),
     "clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(1)}, "an upper bound"),
     "ceil_mode": (
         [node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)], {},
@@ -167,20 +224,11 @@ WRONG = {
     "squeeze a picture": ([node("Squeeze", "x")], {}, "only a picture of one pixel"),
     "large kernel": ([node("MaxPool", "x", kernel_shape=[9, 9])], {}, "9 x 9 does not fit into a picture of 5 x 7"),
     "mean over channels": ([node("ReduceMean", "x", "a")], {"a": ints(1)}, r"over axes \[1\]"),
-    "constants": ([node("Add", "x", "b")], {"b": weight(3, 1, 1)}, "adds constants .* to the output of x; only a bias"),
+    "constants along the width": (
+        [node("Add", "x", "b")], {"b": weight(3)}, r"adds constants of shape \(3,\), and .* of x; only one number",
+    ),
     "bias along the width": (
         [node("Conv", "x", "w", out="h"), node("Add", "h", "b")], {"w": weight(7, 3, 1, 1), "b": weight(7)}, "adds",
-    ),
-    "a bias on one of two ways": (
-        [node("Conv", "x", "w", out="h"), node("Add", "h", "b", out="k"), node("Add", "h", "k")],
-        CONV | {"b": weight(4, 1, 1)}, "adds constants",
-    ),
-    "a bias on one of two ways, renamed": (
-        [
-            node("Conv", "x", "w", out="h"), node("Identity", "h", out="i"), node("Add", "i", "b", out="k"),
-            node("Add", "h", "k"),
-        ],
-        CONV | {"b": weight(4, 1, 1)}, "adds constants",
     ),
     "no weights": ([node("Conv", "x")], {}, "it has no weights; the file is damaged"),
     "a kernel of no number": ([node("MaxPool", "x", kernel_shape=["a", "b"])], {}, "damaged: "),
@@ -191,7 +239,8 @@ WRONG = {
     "slice": ([STEPS], INTS | {"starts": ints(1, 0)}, "takes 1:"),
     "a part": ([node("Slice", "x", "starts", "ends", "axes")], INTS | {"ends": ints(5, 6)}, "takes 0:6:1 of axis 3"),
     "channels in steps": ([STEPS], INTS | {"axes": ints(2, 1)}, "of axis 1"),
-    "pad pixels": ([node("Pad", "x", "n")], {"n": ints(0, 0, 1, 1, 0, 0, 1, 1)}, "only channels .*; give the padding"),
+    "pad samples": ([node("Pad", "x", "n")], {"n": ints(1, 0, 0, 0, 0, 0, 0, 0)}, "only channels and pixels"),
+    "crop": ([node("Pad", "x", "n")], {"n": ints(0, 0, -1, 0, 0, 0, 0, 0)}, "only channels and pixels"),
     "pad with ones": ([node("Pad", "x", "n", "v")], {"n": ints(*[0, 1] * 4), "v": np.float32(1)}, "else than zeros"),
     "pad by reflection": ([node("Pad", "x", "n", mode="reflect")], {"n": ints(*[0, 1] * 4)}, "else than zeros"),
     "dropout": (

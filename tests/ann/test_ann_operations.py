@@ -266,10 +266,23 @@ def test_batch_norm_is_torchs(shape, training):
     against_differences(norm(shape[-1]), x, training=training)
 
 
-def test_batch_norm_folds_into_scale_and_shift():
-    op, x = norm(3), picture(4, 2, 2, 3)
-    scale, shift = op.scale_shift()
-    close(op(Tensor(x)).data, x * scale + shift)
+def affine(channels):
+    op = ann.Affine(channels, dtype=np.float64)
+    op.weight.data[...], op.bias.data[...] = rng(4).normal(size=(2, channels))
+    return op
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 3)])
+def test_affine(shape):
+    op, x = affine(shape[-1]), picture(*shape)
+    against_autograd(op, x, lambda a, w, b: a * w.view(-1, *[1] * (a.ndim - 2)) + b.view(-1, *[1] * (a.ndim - 2)))
+    against_differences(op, x)
+
+
+@pytest.mark.parametrize("make", [norm, affine])
+def test_scale_is_what_folding_multiplies_by(make):
+    op, x = make(3), picture(4, 2, 2, 3)
+    close(op(Tensor(x)).data - op(Tensor(0 * x)).data, x * op.scale())
 
 
 def test_the_variance_of_one_value_is_refused():
@@ -306,14 +319,17 @@ def test_flatten_has_the_order_of_torch():
     assert ann.Flatten()(vector) is vector
 
 
+@pytest.mark.parametrize("padding", [0, ((1, 0), (2, 3))])
 @pytest.mark.parametrize("sizes", [(4, 8, 2, None), (3, 3, 1, None), (2, 7, (1, 2), 0), (2, 7, 3, 5)])
-def test_identity_shortcut_is_slicing_and_padding(sizes):
+def test_identity_shortcut_is_slicing_and_padding(sizes, padding):
     channels, out, stride, before = sizes
-    op = ann.IdentityShortcut(channels, out, stride=stride, before=before, dtype=np.float64)
+    op = ann.IdentityShortcut(channels, out, stride=stride, before=before, padding=padding, dtype=np.float64)
     front = (out - channels) // 2 if before is None else before
     steps = (stride, stride) if isinstance(stride, int) else stride
 
     def theirs(a):
+        (top, bottom), (left, right) = padding or ((0, 0), (0, 0))
+        a = F.pad(a, (left, right, top, bottom))
         return F.pad(a[:, :, :: steps[0], :: steps[1]], (0, 0, 0, 0, front, out - channels - front))
 
     assert op.parameters() == {}

@@ -66,9 +66,18 @@ class Grower:
         self.ends = [self.net.input(shape)]
         self.relu(self.conv(self.ends[0]))
         for _ in range(draw(st.integers(1, 6))):
-            getattr(
-                self, draw(st.sampled_from(["block", "block", "join", "join", "loose", "maximum", "mean", "norm"]))
-            )()
+            grow = (
+                self.block,
+                self.block,
+                self.join,
+                self.join,
+                self.loose,
+                self.maximum,
+                self.mean,
+                self.scale,
+                self.pad,
+            )
+            draw(st.sampled_from(grow))()
         self.head()
 
     def head(self):
@@ -132,8 +141,16 @@ class Grower:
             padding = self.draw(st.sampled_from([0, ((1, 0), (0, 1))]))
             self.ends.append(self.net.avg_pool(x, 2, stride=2, padding=padding, count_padding=self.draw(st.booleans())))
 
-    def norm(self):
-        self.ends.append(self.net.batch_norm(self.pick(self.ends[1:])))
+    def scale(self):
+        x = self.pick(self.ends)
+        self.ends.append(self.net.affine(x) if self.draw(st.booleans()) else self.net.batch_norm(x))
+
+    def pad(self):
+        """Zeros around, and every so many pixels."""
+        x = self.pick(self.ends)
+        padding = self.draw(st.sampled_from([0, 1, ((2, 0), (0, 1))]))
+        stride, more = self.draw(st.sampled_from([1, 2, (1, 3)])), self.draw(st.integers(0, 2))
+        self.ends.append(self.net.identity_shortcut(x, x.shape[2] + more, stride=stride, padding=padding))
 
 
 @st.composite
