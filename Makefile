@@ -4,7 +4,7 @@
 #   make demo    train a spiking network on event data, with a picture of its spikes
 #   make test    all tests
 #   make lint    ruff: errors and format              make format  put right what ruff can
-#   make smoke   every example, in seconds            make bench   the benchmarks behind the README's numbers
+#   make smoke   every example, in seconds            make bench   time and memory beside other frameworks
 #   make check-cuda   every CUDA kernel compiled for five GPU generations, without a GPU; writes docs/cuda-kernels.md
 #   make gpu     on a machine with a GPU: all tests on it, compute-sanitizer, benchmarks/agree_gpu.py and gpu.py
 #   make clean   remove .venv and what tests and builds leave behind
