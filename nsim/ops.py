@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 from nsim.checks import plain_array
@@ -79,10 +81,10 @@ def negative(x):
     return record("negative", Tensor(-x.data), (x,), lambda g: (-g,))
 
 
-def power(x, exponent: float):
-    """x to the power of a constant."""
-    a = x.data
-    return record("power", Tensor(a**exponent), (x,), lambda g: (g * exponent * a ** (exponent - 1),))
+def power(x, y):
+    return _binary(
+        "power", x, y, operator.pow, lambda g, a, b: g * b * a ** (b - 1), lambda g, a, b: g * a**b * np.log(a)
+    )
 
 
 def exp(x):
@@ -105,9 +107,10 @@ def absolute(x):
     return record("absolute", Tensor(np.abs(x.data)), (x,), lambda g: (g * sign,))
 
 
-def reshape(x, shape):
+def reshape(x, *shape):
+    """x in another shape, given as a tuple or as several numbers."""
     old = x.shape
-    return record("reshape", Tensor(x.data.reshape(shape)), (x,), lambda g: (g.reshape(old),))
+    return record("reshape", Tensor(x.data.reshape(*shape)), (x,), lambda g: (g.reshape(old),))
 
 
 def getitem(x, index):
@@ -128,30 +131,35 @@ def take(x, labels):
     return getitem(x, (np.arange(len(labels)), labels))
 
 
-def _spread(g, shape, axis):
-    return np.broadcast_to(g if axis is None else np.expand_dims(g, axis), shape)
+def total(x, axis=None, keepdims=False):
+    """Sum over all entries, or along one axis or several."""
+    shape, inserted = x.shape, axis is not None and not keepdims
+
+    def vjp(g):
+        return (np.broadcast_to(np.expand_dims(g, axis) if inserted else g, shape).copy(),)
+
+    return record("sum", Tensor(x.data.sum(axis=axis, keepdims=keepdims)), (x,), vjp)
 
 
-def total(x, axis=None):
-    shape = x.shape
-    return record("sum", Tensor(x.data.sum(axis=axis)), (x,), lambda g: (_spread(g, shape, axis).copy(),))
-
-
-def mean(x, axis=None):
-    y = total(x, axis)
+def mean(x, axis=None, keepdims=False):
+    """Mean of all entries, or along one axis or several."""
+    y = total(x, axis, keepdims)
     return multiply(y, y.size / x.size)
 
 
-def maximum(x, axis):
-    """Largest entry along an axis; the gradient goes to the first of equals."""
+def maximum(x, axis=None, keepdims=False):
+    """Largest of all entries, or along an axis; the gradient goes to the first of equals."""
+    if axis is None:
+        y = maximum(x.reshape(-1), 0)
+        return y.reshape((1,) * x.ndim) if keepdims else y
     shape, where = x.shape, np.expand_dims(x.data.argmax(axis=axis), axis)
 
     def vjp(g):
         grad = np.zeros(shape, g.dtype)
-        np.put_along_axis(grad, where, np.expand_dims(g, axis), axis)
+        np.put_along_axis(grad, where, g if keepdims else np.expand_dims(g, axis), axis)
         return (grad,)
 
-    return record("max", Tensor(x.data.max(axis=axis)), (x,), vjp)
+    return record("max", Tensor(x.data.max(axis=axis, keepdims=keepdims)), (x,), vjp)
 
 
 def log_softmax(x, axis=-1):
@@ -173,6 +181,7 @@ Tensor.__sub__, Tensor.__rsub__ = subtract, lambda x, y: subtract(y, x)
 Tensor.__mul__, Tensor.__rmul__ = multiply, lambda x, y: multiply(y, x)
 Tensor.__truediv__, Tensor.__rtruediv__ = divide, lambda x, y: divide(y, x)
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda x, y: matmul(y, x)
-Tensor.__neg__, Tensor.__pow__ = negative, power
+Tensor.__pow__, Tensor.__rpow__ = power, lambda x, y: power(y, x)
+Tensor.__neg__, Tensor.__abs__ = negative, absolute
 Tensor.__getitem__, Tensor.__bool__ = getitem, _no_truth
 Tensor.sum, Tensor.mean, Tensor.max, Tensor.reshape = total, mean, maximum, reshape

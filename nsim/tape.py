@@ -42,6 +42,9 @@ class Node:
 class Tensor:
     """An array with a gradient.
 
+    For losses of one's own it has + - * / @ ** and abs, indexing, `sum`, `mean`, `max` and `reshape`, as in NumPy;
+    `nsim.ops` has the functions `exp`, `log`, `relu`, `absolute`, `log_softmax` and `take`. Each records its gradient.
+
     Parameters
     ----------
     data : array

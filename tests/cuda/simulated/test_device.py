@@ -109,6 +109,7 @@ BINARY = {
     "subtract": lambda x, y: x - y,
     "multiply": lambda x, y: x * y,
     "divide": lambda x, y: x / y,
+    "power": lambda x, y: x**y,
 }
 REDUCED = {
     "all": lambda x: x.sum(),
@@ -116,6 +117,8 @@ REDUCED = {
     "last": lambda x: x.mean(axis=-1),
     "mean": lambda x: x.mean(),
     "power": lambda x: (x**3).sum(axis=1),
+    "power of a number": lambda x: (2.0**x).sum(),
+    "kept": lambda x: x / (4.0 + x.sum(axis=1, keepdims=True)),
     "number": lambda x: (2.0 - x / 3.0 + 1.0) * 0.5,
     "reshape": lambda x: x.reshape((6, 2)).sum(axis=0),
     "shifted": lambda x: ops.relu(x - 1.0),
