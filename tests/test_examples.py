@@ -182,7 +182,8 @@ def test_the_demo_goes_on_with_the_generator_and_says_so(monkeypatch, tmp_path, 
         _shared.load(SHD, args, stand_in=True)
 
 
-def test_the_examples_of_the_readme_run():
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     training, pictures, conventional, conversion = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
@@ -193,6 +194,7 @@ def test_the_examples_of_the_readme_run():
     names = {}
     exec(compile(training, "README.md", "exec"), names)
     assert 0 < names["loss"].item() < 10 and all(layer.weight.grad.any() for layer in names["net"])
+    assert (tmp_path / "raster.png").stat().st_size > 0
     plt.close("all")
     exec(compile(pictures, "README.md", "exec"), names)
     empty = Spikes.from_dense(np.zeros((2, 3, 28, 28, 1)), 1e-3)
