@@ -185,8 +185,9 @@ class Graph(Builder, State, Module):
         else:
             raise ParameterError(f"shapes: image_shape = {image_shape!r:.60}: expected (channels, height, width)")
         if len(sizes) != len(nodes[0].shape) or sizes[-1] != nodes[0].shape[-1]:
-            given, own = (", ".join(map(str, _channels_first(s))) for s in (sizes, nodes[0].shape))
-            raise ShapeError(f"images of shape [batch, {given}]: this network takes [batch, {own}]")
+            given, own = (", ".join(map(str, s)) for s in (image_shape, _channels_first(nodes[0].shape)))
+            hint = "; one image alone is images[None]" if len(sizes) + 1 == len(nodes[0].shape) else ""
+            raise ShapeError(f"images of shape [batch, {given}]: this network takes [batch, {own}]{hint}")
         found = {nodes[0].name: sizes}
         for node in nodes[1:]:
             found[node.name] = node.operation.out_shape(*(found[other.name] for other in node.inputs))

@@ -1,6 +1,6 @@
-"""Graphs from ONNX files, the exchange format that other frameworks export; what each node becomes is in `onnx_nodes`.
+"""Graphs from ONNX files, the exchange format that other frameworks export.
 
-The package `onnx` is imported here alone, and only when a file is read.
+What each node becomes is in `onnx_nodes` and `onnx_layout`. The package `onnx` is imported only when a file is read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nsim.ann.graph import Graph, Node
+from nsim.ann.onnx_layout import BATCH
 from nsim.ann.onnx_nodes import NODES
 from nsim.checks import float_type, is_whole, real_array
 from nsim.errors import DataError, MissingPackageError, NsimError, ParameterError
@@ -212,15 +213,18 @@ class Reader:
         elif not any(isinstance(self.values[name], Node) for name in item.inputs):
             self.values.update(zip(item.outputs, self._evaluated(item), strict=False))
         elif item.kind in NODES:
+            extra = [name for name in item.outputs[1:] if self.uses.get(name)]
+            if extra:
+                raise item.refused(f"its second output, {extra[0]!r}, is read; only the first has a counterpart")
             with _placed(self.path, item.where):
                 self.values[item.outputs[0]] = NODES[item.kind](item)
         else:
             raise item.refused("this operation has no counterpart in nsim.ann")
 
     def _shape(self, item):
-        """Shape of a value as a constant, with -1 for the batch."""
+        """Shape of a value as a constant, with BATCH for the batch."""
         node = self.values[item.inputs[0]]
-        shape = np.array([-1, node.shape[-1], *node.shape[:-1]], np.int64)
+        shape = np.array([BATCH, node.shape[-1], *node.shape[:-1]], np.int64)
         return shape[item.get("start", 0) : item.get("end", len(shape))]
 
     def _evaluated(self, item):

@@ -1,6 +1,8 @@
-"""What each kind of ONNX node becomes in a graph: one function for each, listed in `NODES`.
+"""What each kind of ONNX node that computes becomes in a graph: one function for each, listed in `NODES`.
 
-Source: the operator schemas of ONNX, opsets 7 to 25. There pictures are [B, C, H, W], here [B, H, W, C].
+Those that only move or pass on numbers are in `onnx_layout`. There pictures are [B, C, H, W], here [B, H, W, C].
+
+Source: the operator schemas of ONNX, opsets 7 to 25.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import numpy as np
 
 from nsim.ann.conv import Conv2d, IdentityShortcut
 from nsim.ann.graph import Node
+from nsim.ann.onnx_layout import LAYOUT
 from nsim.ann.operation import UNSET, Affine, BatchNorm, Linear
 from nsim.ann.pooling import AvgPool, MaxPool
 from nsim.tape import Tensor
@@ -82,6 +85,8 @@ def batch_norm(item):
         )
     ):
         _fill(item, target, item.weights(k + 1, what), what)
+    if made.running_var.min() < 0:
+        raise item.refused("its variance is negative", "the file is damaged")
     if eps == 0 and not made.running_var.all():
         raise item.refused("it divides by a variance of 0, as its epsilon is 0", "export it with an epsilon above 0")
     return item.graph.apply(made, x, name=item.name())
@@ -108,7 +113,7 @@ def clip(item):
 def maximum(item):
     """relu(x), written as the larger of x and 0."""
     constants = [value for value in map(item.value, range(len(item.inputs))) if isinstance(value, np.ndarray)]
-    if len(item.inputs) != 2 or len(constants) != 1 or np.any(constants[0]):
+    if len(item.inputs) != 2 or len(constants) != 1 or constants[0].shape not in ((), (1,)) or constants[0].any():
         raise item.refused("the larger of two values; only of one value and 0, which is Relu, is supported")
     return item.graph.relu(item.node(0 if isinstance(item.value(1), np.ndarray) else 1), name=item.name())
 
@@ -122,7 +127,9 @@ def max_pool(item):
 def avg_pool(item):
     x = item.node()
     kernel, stride, padding = _windows(item, x, item.get("kernel_shape"))
-    counted = bool(item.get("count_include_pad", 0))
+    # With ceil_mode and no padding, what windows stand out by is all that there is around, and does not count.
+    alone = item.get("ceil_mode", 0) and not (any(item.get("pads", ())) or item.get("auto_pad", "").startswith("SAME"))
+    counted = bool(item.get("count_include_pad", 0)) and not alone
     made = AvgPool(kernel, stride=stride, padding=padding, count_padding=counted)
     return item.graph.apply(made, x, name=item.name())
 
@@ -176,9 +183,11 @@ def multiply(item):
 
 def divide(item):
     k, values = _by_channel(item, "divides")
-    if k == 1 or not values.all():
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / values
+    if k == 1 or not np.isfinite(inverse).all():
         raise item.refused("it divides by values of the images, or by 0")
-    return _affine(item, k, 1 / values, np.zeros_like(values))
+    return _affine(item, k, inverse, np.zeros_like(values))
 
 
 def _by_channel(item, does):
@@ -225,108 +234,6 @@ def sum_(item):
     return total
 
 
-def flatten(item):
-    if item.get("axis", 1) not in (1, -len(item.node().shape)):
-        raise item.refused(f"axis = {item.get('axis')}; only 1, which keeps the batch, is supported")
-    return _flat(item)
-
-
-def reshape(item):
-    """To [batch, all the rest]; the batch may be open (-1, 0) or what the file was exported with."""
-    x, target = item.node(), item.constant(1, "sizes")
-    size = int(np.prod(x.shape))
-    wanted = [int(n) for n in target]
-    first = {-1, 0, item.reader.batch}
-    if len(wanted) == 2 and wanted[0] in first and wanted[1] in (-1, size):
-        return _flat(item)
-    now = [x.shape[-1], *x.shape[:-1]]
-    if len(wanted) == len(now) + 1 and wanted[0] in first and wanted[1:] == now:
-        return x
-    raise item.refused(f"to {wanted}; only to vectors, [batch, {size}], is supported")
-
-
-def squeeze(item):
-    x, axes = item.node(), item.get("axes")
-    axes = item.constant(1, "axes", needed=False) if axes is None else axes
-    if axes is None and item.reader.batch != 1 and x.shape[-1] > 1:  # else the batch or the channels would go as well
-        axes = [2, 3]
-    if x.shape[:-1] != (1, 1) or axes is None or sorted(int(a) % 4 for a in np.ravel(axes)) != [2, 3]:
-        raise item.refused(f"over axes {axes} of a value of shape {x.shape}; only a picture of one pixel to a vector")
-    return _flat(item)
-
-
-def identity(item):
-    return item.node()
-
-
-def cast(item):
-    """Nothing, where it is to the numbers that the graph computes in."""
-    from onnx import helper
-
-    if helper.tensor_dtype_to_np_dtype(item.get("to")) != item.graph.dtype:
-        raise item.refused(f"to another type of numbers than {item.graph.dtype}, in which the graph computes")
-    return item.node()
-
-
-def dropout(item):
-    """Nothing, in inference."""
-    if np.any(item.constant(2, "mode", needed=False)):
-        raise item.refused("it was exported in training mode", "export after eval()")
-    return item.node()
-
-
-def slice_(item):
-    """Every so many pixels from the first on: where a shortcut of option A begins."""
-    x = item.node()
-    parts = [
-        item.constant(k, what, needed=False) for k, what in enumerate(("starts", "ends", "axes", "steps"), start=1)
-    ]
-    if parts[0] is None:  # before opset 10 they are attributes, and there are no steps
-        raise item.refused("cuts out a part; only steps over all pixels are supported")
-    rank, count = len(x.shape) + 1, len(parts[0])
-    parts[2:] = [np.arange(count) if parts[2] is None else parts[2], [1] * count if parts[3] is None else parts[3]]
-    stride, sizes = [1, 1], (1, x.shape[-1], *x.shape[:-1])
-    for start, end, axis, step in zip(*parts, strict=True):
-        axis = int(axis) % rank
-        whole = start == 0 and end >= (sizes[axis] if axis else 2**30)
-        if not whole or step < 1 or (step > 1 and (axis < 2 or rank != 4)):
-            raise item.refused(f"takes {start}:{end}:{step} of axis {axis}; only steps over all pixels are supported")
-        if step > 1:
-            stride[axis - 2] = int(step)
-    return x if stride == [1, 1] else _shortcut(item, x, x.shape[-1], stride, 0)
-
-
-def pad(item):
-    """Zeros around the input: channels, where a shortcut of option A ends, or pixels, the padding of what follows."""
-    x, pads = item.node(), item.get("pads")
-    sizes = np.asarray(item.constant(1, "sizes") if pads is None else pads)
-    fill, axes = item.constant(2, "filling", needed=False), item.constant(3, "axes", needed=False)
-    fill = item.get("value") if fill is None else fill  # before opset 11
-    rank = len(x.shape) + 1
-    around = np.zeros((rank, 2), int)
-    around[np.arange(rank) if axes is None else axes % rank] = sizes.reshape(2, -1).T
-    if item.get("mode", "constant") != "constant" or (fill is not None and np.any(fill != 0)):
-        raise item.refused("pads with something else than zeros")
-    if rank != 4 or around.min() < 0 or around[0].any():
-        raise item.refused(
-            f"pads by {around.tolist()} (batch, channels, height, width); only channels and pixels are supported"
-        )
-    if not around.any():
-        return x
-    before, after = around[1].tolist()
-    return _shortcut(item, x, x.shape[-1] + before + after, (1, 1), before, around[2:].tolist())
-
-
-def _shortcut(item, x, channels, stride, before, padding=((0, 0), (0, 0))):
-    """An IdentityShortcut; together with one before it that takes every so many pixels, as one."""
-    made = x.operation
-    strides = isinstance(made, IdentityShortcut) and made.in_channels == made.out_channels
-    if strides and not np.any((made.windows.padding, padding)) and item.alone():
-        stride = tuple(a * b for a, b in zip(stride, made.windows.stride, strict=True))
-        x = x.inputs[0]
-    return item.graph.identity_shortcut(x, channels, stride=stride, before=before, padding=padding, name=item.name())
-
-
 def _windows(item, x, kernel):
     """Kernel, stride and padding of a Conv or pooling; refused where they have no counterpart."""
     if len(x.shape) != 3 or kernel is None or len(kernel) != 2:
@@ -347,7 +254,9 @@ def _windows(item, x, kernel):
     padding = ((pads[0], pads[2]), (pads[1], pads[3]))
     if item.get("ceil_mode", 0):
         more = [_beyond(*axis) for axis in zip(x.shape, kernel, stride, padding, strict=False)]
-        if any(more) and item.get("count_include_pad", 0):  # what stands out does not count there, as padding does
+        if (
+            any(more) and any(pads) and item.get("count_include_pad", 0)
+        ):  # what stands out does not count there, as padding does
             raise item.refused(
                 "ceil_mode = 1 with count_include_pad = 1 and windows that stand out of the picture",
                 "use ceil_mode=False, or count_include_pad=False",
@@ -360,11 +269,6 @@ def _beyond(size, kernel, stride, padding):
     """How far the last window stands out with ceil_mode: the last one that begins before the padding at the end."""
     last = min(-(-(size + sum(padding) - kernel) // stride), (size + padding[0] - 1) // stride)
     return max(0, last * stride + kernel - size - sum(padding))
-
-
-def _flat(item):
-    x = item.node()
-    return x if len(x.shape) == 1 else item.graph.flatten(x, name=item.name())
 
 
 def _not_zero(bias):
@@ -380,10 +284,9 @@ def _fill(item, target, values, what):
     data[...] = values
 
 
-NODES = {
-    "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Cast": cast, "Clip": clip, "Conv": conv,
-    "Div": divide, "Dropout": dropout, "Flatten": flatten, "Gemm": gemm, "GlobalAveragePool": global_avg_pool,
-    "GlobalMaxPool": global_max_pool, "Identity": identity, "MatMul": matmul, "Max": maximum, "MaxPool": max_pool,
-    "Mul": multiply, "Pad": pad, "ReduceMax": reduce_max, "ReduceMean": reduce_mean, "Relu": relu, "Reshape": reshape,
-    "Slice": slice_, "Squeeze": squeeze, "Sub": subtract, "Sum": sum_,
+NODES = LAYOUT | {
+    "Add": add, "AveragePool": avg_pool, "BatchNormalization": batch_norm, "Clip": clip, "Conv": conv, "Div": divide,
+    "Gemm": gemm, "GlobalAveragePool": global_avg_pool, "GlobalMaxPool": global_max_pool, "MatMul": matmul,
+    "Max": maximum, "MaxPool": max_pool, "Mul": multiply, "ReduceMax": reduce_max, "ReduceMean": reduce_mean,
+    "Relu": relu, "Sub": subtract, "Sum": sum_,
 }  # fmt: skip

@@ -21,12 +21,14 @@ from nsim.convert.neurons import Quantiser
 from nsim.errors import EventWarning, ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
 from nsim.kernels.threads import over
+from nsim.tape import Tensor
 
 LOWEST, HIGHEST = -32, 32  # powers of two that have bins of their own
 BATCH = 64  # images that go through at once where they come as one array
 KEPT_BYTES = 1 << 28  # of activations that are kept at once
 PARTS = 1 << 12  # of a power of two, layer-wise
-CHANNEL_PARTS = 1 << 7  # the same channel-wise
+CHANNEL_PARTS, FEWEST = 1 << 7, 1 << 3  # the same channel-wise; fewer where there are so many channels that
+HISTOGRAM_BYTES = 1 << 27  # their counts would take more than this
 TRIED = np.geomspace(0.1, 1.6, 70)  # thresholds among which the least error is looked for, in units of the maximum
 
 
@@ -34,7 +36,7 @@ class Histogram:
     """Counts of activations of C channels (or of a layer, C = 1) by their leading bits.
 
     Bins are 1 / parts of a power of two wide and interpolated: a percentile is off by at most a factor of 1 + 1 / parts
-    from the one of NumPy's sorted values, wherever these lie within the same bin. Below 2^-32 all counts as zero.
+    from that of numpy.percentile. Below 2^-32 all counts as zero, and from 2^32 on as the maximum.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -60,27 +62,30 @@ class Histogram:
     def least_error(self, quantiser: Quantiser) -> np.ndarray:
         """float64 [C]: the threshold with which the mean square of a - quantiser(a, threshold) is least, to 4 %.
         Activations count as evenly spread over their bin."""
-        # The first bin holds zeros and the last what is beyond float32's powers of two: neither has a width.
+        # The first bin holds zeros and the last what is beyond the powers of two that have bins: neither has a width.
         edges, best = self._edges(np.arange(1, self.bins)), np.empty(len(self.counts))
         over(
             kernels.least_error, len(best), self.counts[:, 1:-1], edges, self.largest.astype(np.float64), TRIED,
             float(quantiser.levels), float(quantiser.most), best,
         )  # fmt: skip
-        return best
+        within = (self.largest >= 2.0 ** (LOWEST + 4)) & (self.largest < 2.0**HIGHEST)
+        return np.where(within, best, self.largest)  # where nearly all is beyond the bins, nothing tells errors apart
 
     def percentile(self, percent: float) -> np.ndarray:
-        """float64 [C]; 100 gives the maximum, which is exact."""
-        if percent == 100:
-            return self.largest.astype(np.float64)
+        """float64 [C]; 100 gives the maximum, which is exact; 0 also where it is between 0 and the least activation."""
         total = self.counts.cumsum(axis=1)
-        rank = percent / 100 * (total[:, -1:] - 1)
-        at = (total <= rank).sum(axis=1)
-        rows = np.arange(len(total))
+        rank = percent / 100 * (total[:, -1] - 1)
+        below, above = self._sorted(total, np.floor(rank)), self._sorted(total, np.ceil(rank))
+        return np.where(below > 0, below + (rank - np.floor(rank)) * (above - below), 0.0)
+
+    def _sorted(self, total, k):
+        """float64 [C]: the k-th smallest activation of each channel, k [C] from 0 on; `total`: sums of counts."""
+        rows, at = np.arange(len(total)), (total <= k[:, None]).sum(axis=1)
         before = np.where(at > 0, total[rows, at - 1], 0)
-        within = (rank[:, 0] - before + 0.5) / np.maximum(self.counts[rows, at], 1)
+        share = (k - before + 0.5) / self.counts[rows, at]  # those of a bin count as evenly spread over it
         lower, upper = self._edges(at), self._edges(at + 1)
-        value = lower + np.clip(within, 0, 1) * (upper - lower)
-        return np.where(at == 0, 0.0, np.minimum(value, self.largest))
+        value = np.where(at == 0, 0.0, np.minimum(lower + share * (upper - lower), self.largest))
+        return np.where((k == total[:, -1] - 1) | (at == self.bins - 1), self.largest, value)
 
 
 def batches(calibration) -> Iterable[np.ndarray]:
@@ -94,7 +99,8 @@ def batches(calibration) -> Iterable[np.ndarray]:
 
 
 def _first(batch):
-    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    batch = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return batch.data if isinstance(batch, Tensor) else batch
 
 
 def _images(batch):
@@ -104,6 +110,13 @@ def _images(batch):
             "and of one pair (images, labels) the images alone"
         )
     return batch
+
+
+def _histogram(channels):
+    parts = CHANNEL_PARTS
+    while parts > FEWEST and 8 * channels * (HIGHEST - LOWEST) * parts > HISTOGRAM_BYTES:
+        parts //= 2
+    return Histogram(channels, parts)
 
 
 def thresholds(
@@ -126,10 +139,10 @@ def thresholds(
         raise ParameterError(
             f"percentile = {percentile!r}; expected a number above 1, at most 100 (the maximum): 99.9, not 0.999"
         )
-    raised, cuts = set(raised), CHANNEL_PARTS if per_channel else PARTS
+    raised = set(raised)
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]
     found, below = (
-        {node.name: Histogram(node.shape[-1] if per_channel else 1, cuts) for node in some}
+        {node.name: _histogram(node.shape[-1]) if per_channel else Histogram(1, PARTS) for node in some}
         for some in (nodes, [node for node in nodes if node.name in raised])
     )
     seen, shape = 0, None

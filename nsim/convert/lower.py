@@ -12,7 +12,8 @@ lie before it; or neurons of its own send x + floor, which is not negative, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -124,6 +125,16 @@ def without_spikes(node: Node, spiking: dict, shapes: dict, images=None) -> np.n
             else:
                 values[other.name] = other.operation(*(values[i.name] for i in other.inputs), training=False)
     return values[node.name].data
+
+
+def detached(node: Node, spiking: dict, made: dict) -> Node:
+    """A copy of a node and of what it is computed from without spikes, so that training the network further changes
+    nothing of it. `made` {name: copy} holds those that are there already, and receives the others."""
+    for other in _linear_part(node, spiking):
+        if other.name not in made:
+            inputs = () if other.name in spiking else tuple(made[i.name] for i in other.inputs)
+            made[other.name] = replace(other, operation=deepcopy(other.operation), inputs=inputs)
+    return made[node.name]
 
 
 def reads_images(node: Node, spiking: dict) -> bool:

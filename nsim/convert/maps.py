@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from nsim import arrays
+from nsim.errors import ParameterError
 from nsim.kernels.convert import Taps
 from nsim.windows import Windows as Reach
 from nsim.windows import packed
@@ -39,6 +40,7 @@ class Packed(NamedTuple):
         return sum(part.nbytes for part in (*self.taps, *self[1:]) if isinstance(part, np.ndarray))
 
 
+EXACT = 1 << 40  # neurons times channels up to which places are found by multiplication
 NO_TAPS = Taps(np.zeros((1, 1), np.float32), np.zeros((1, 4), np.int32), 1, 1 << 40, 1, 1, 1, 1)
 NO_ROWS = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
 NOTHING = Packed(NO_TAPS, *NO_ROWS)
@@ -61,9 +63,14 @@ def window(label, windows, shape) -> Window:
     return Window(label, tuple(shape[:2]), windows.kernel, windows.stride, (top, left), places)
 
 
-def _inverse(channels):
-    """Of division by multiplication: exact for all neurons n with n * channels < 2^40."""
-    return (1 << 40) // channels + 1
+def _inverse(label, neurons, channels):
+    """Of division by multiplication, which is exact for all neurons n with n * channels < 2^40."""
+    if neurons * channels >= EXACT:
+        raise ParameterError(
+            f"{label}: {neurons:,} neurons in {channels:,} channels; a convolution can be converted where the product "
+            "of the two is below 2^40"
+        )
+    return EXACT // channels + 1
 
 
 def along(scale, size):
@@ -97,7 +104,7 @@ class Convolution:
         tap = down[..., 2] * rows.shape[1] + across[..., 2] * (channels_out // self.groups)
         spots = np.stack(np.broadcast_arrays(first, tap, down[..., 1], across[..., 1]), axis=-1)
         spots = arrays.copied(spots.reshape(-1, 4), np.int32)
-        inverse = _inverse(channels_in)
+        inverse = _inverse(self.window.label, len(spots) * channels_in, channels_in)
         return Packed(Taps(rows, spots, channels_in, inverse, height, channels_out, width_out, self.groups), *NO_ROWS)
 
 
@@ -116,7 +123,7 @@ class Matrix:
         rows = arrays.copied(self.weight, np.float32)
         spots = np.array([[0, 0, 1, 1]], np.int32)
         n_in, n_out = rows.shape
-        return Packed(Taps(rows, spots, n_in, _inverse(n_in), 1, n_out, 1, 1), *NO_ROWS)
+        return Packed(Taps(rows, spots, n_in, 0, 1, n_out, 1, 1), *NO_ROWS)  # inverse 0: every neuron is at place 0
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
 
 from nsim.checks import is_number, whole
-from nsim.convert.lower import Population, analog_part, reads_images, without_spikes
+from nsim.convert.lower import Population, analog_part, detached, reads_images, without_spikes
 from nsim.convert.neurons import Code
 from nsim.convert.origin import Origin
 from nsim.convert.simulate import Engine, Schedule, Workspace
@@ -65,8 +64,10 @@ class SpikingNetwork:
         self.first_answer = code.first_answer(populations[-1].depth)
         self._spiking = {p.holds: p.floor for p in populations if p.holds is not None}
         driven = [p for p in populations if p.drive is not None]
-        # Copies, so that training the network further does not change what was converted.
-        self._seen = {p: deepcopy(p.drive) for p in driven if reads_images(p.drive, self._spiking)}
+        copies = {}
+        self._seen = {
+            p: detached(p.drive, self._spiking, copies) for p in driven if reads_images(p.drive, self._spiking)
+        }
         self._constant = {p: self._drive(p, p.drive) for p in driven if p not in self._seen} | {
             p: np.zeros((1, padded(p.size)), np.float32) for p in populations if p.kind == "relay"
         }
@@ -238,7 +239,8 @@ class SpikingNetwork:
                 ends = events.indptr[: last - first + 1]
                 indices, sizes = events.indices[: ends[-1]], np.repeat(size, np.diff(ends))
                 sent = events.values[: ends[-1]] if len(events.values) else sizes
-                number = np.rint(np.abs(sent) / sizes).astype(np.int64) if p in spikes else 1
+                # A gate may pass a part of a spike on, where windows overtake each other: one spike as well.
+                number = np.maximum(1, np.rint(np.abs(sent) / sizes).astype(np.int64)) if p in spikes else 1
                 operations[p][sample] += np.sum(number * np.broadcast_to(fan_out[p], p.size)[indices])
                 if p in spikes:
                     spikes[p][sample] += number.sum()

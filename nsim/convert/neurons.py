@@ -229,5 +229,8 @@ class Phase(Code):
         first = np.arange(total) == 0
         return _steps(total, 0.5 ** (1 + k), into=0, out=0, clear=first, share=share, fresh=first)
 
+    def quantiser(self, sent):  # the membrane carries what a cycle did not send over to the next
+        return Quantiser(sent * 2**self.phases, sent * (2**self.phases - 1))
+
     def ends(self, total, depth):
         return np.arange(total) % self.phases == self.phases - 1

@@ -95,6 +95,9 @@ NODES = {
         [node("MaxPool", "x", kernel_shape=[2, 2], strides=[3, 4], pads=[0, 1, 1, 1], ceil_mode=1)], {},
     ),
     "average pool, ceil_mode": ([node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}),
+    "average pool, ceil_mode, which does not count what stands out": (
+        [node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)], {},
+    ),
     "average pool": ([node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 1])], {}),
     "average pool with zeros": (
         [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 0, 0], count_include_pad=1)], {},
@@ -159,6 +162,12 @@ NODES = {
 }  # fmt: skip
 
 
+def test_a_cast_to_float32_in_a_graph_of_float64(tmp_path):
+    x = weight(2, 3, 5, 7, dtype=np.float64)
+    net = ann.from_onnx(saved(tmp_path, [node("Cast", "x", to=onnx.TensorProto.FLOAT)]), dtype=np.float64)
+    np.testing.assert_array_equal(net(x).data, x)
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_nodes_are_those_of_the_reference(name, tmp_path):
     nodes, weights = NODES[name]
@@ -209,13 +218,38 @@ WRONG = {
     "clip from above zero": ([node("Clip", "x", "low")], {"low": np.float32(0.1)}, r"minimum 0\.1 instead of 0"),
     "clip from above alone": ([node("Clip", "x", "", "top")], {"top": np.float32(6)}, "no minimum instead of 0"),
     "product": ([node("Relu", "x", out="h"), node("Mul", "h", "x")], {}, "multiplies two values that depend on"),
+    "divided by almost 0": ([node("Div", "x", "b")], {"b": np.float32([1e-40])}, "or by 0"),
+    "larger than zeros of another shape": (
+        [node("Max", "x", "z")], {"z": np.zeros((1, 2, 3, 5, 7), np.float32)}, "only of one value and 0",
+    ),
+    "negative variance": (
+        [node("BatchNormalization", "x", *"scmv")], NORM | {"v": -NORM["v"]}, "variance is negative; .* damaged",
+    ),
+    "indices of a maximum": (
+        [
+            onnx.helper.make_node("MaxPool", ["x"], ["h", "i"], name="the pool", kernel_shape=[2, 2]),
+            node("Cast", "i", to=1, out="k"), node("Add", "h", "k"),
+        ], {}, "its second output, 'i', is read",
+    ),
+    "channels last": ([node("Transpose", "x", perm=[0, 2, 3, 1])], {}, r"\[0, 2, 3, 1\]; images are .* channels first"),
+    "half of the batch": (
+        [
+            node("Shape", "x", out="s"), node("Gather", "s", "zero", out="g"), node("Div", "g", "two", out="d"),
+            node("Unsqueeze", "d", "zeros", out="u"), node("Concat", "u", "minus", out="n", axis=0),
+            node("Relu", "x", out="h"), node("Reshape", "h", "n"),
+        ],
+        {"zero": np.array(0), "two": np.array(2), "zeros": ints(0), "minus": ints(-1)}, "only to vectors",
+    ),
     "divided by 0": ([node("Div", "x", "b")], {"b": np.float32([[[1]], [[0]], [[1]]])}, "or by 0"),
     "divided by the images": ([node("Div", "b", "x")], {"b": weight(3, 1, 1)}, "divides by values of the images"),
     "scale of pixels": ([node("Mul", "x", "b")], {"b": weight(5, 7)}, r"multiplies constants of shape \(5, 7\)"),
-    "cast to integers": ([node("Cast", "x", to=onnx.TensorProto.INT32)], {}, "another type of numbers than float32"),
+    "cast to integers": ([node("Cast", "x", to=onnx.TensorProto.INT32)], {}, "other numbers than float32"),
     "clip": ([node("Clip", "x", "low", "high")], {"low": np.float32(0), "high": np.float32(1)}, "an upper bound"),
     "ceil_mode": (
-        [node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)], {},
+        [
+            node("AveragePool", "x", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 0], ceil_mode=1,
+                 count_include_pad=1)
+        ], {},
         "ceil_mode = 1 with count_include_pad = 1 and windows that stand out",
     ),
     "variance of 0": (

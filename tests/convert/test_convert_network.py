@@ -1,11 +1,15 @@
 """to_spiking and what it gives: folding, pools, errors at the API, prediction with an early end."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numba import get_num_threads, set_num_threads
 
-from nsim import ann, convert
+from nsim import Tensor, ann, convert
+from nsim.convert import maps
 from nsim.convert.calibrate import Histogram
+from nsim.convert.lower import _linear_part
 from nsim.convert.neurons import Quantiser
 from nsim.errors import EventWarning, ParameterError, ShapeError
 from tests.convert.small import POOLS, images, network, with_pools
@@ -310,9 +314,86 @@ def test_percentiles_are_as_near_as_stated(parts):
     for part in np.array_split(values, 7):
         histogram.add(part)
     for percent in (20, 60, 99, 99.9):
-        expected = np.percentile(values, percent, axis=0, method="lower")
+        expected = np.percentile(values, percent, axis=0)
         np.testing.assert_allclose(histogram.percentile(percent), expected, rtol=1.01 / parts)
     np.testing.assert_array_equal(histogram.percentile(100), values.max(axis=0))
+
+
+def test_percentiles_of_few_values():
+    """A percentile lies between two of them, and not in the bin of either."""
+    values = np.abs(np.random.default_rng(1).normal(size=(51, 20))).astype(np.float32)
+    histogram = Histogram(20, 1 << 7)
+    histogram.add(values)
+    for percent in (50, 90, 99, 99.9):
+        np.testing.assert_allclose(histogram.percentile(percent), np.percentile(values, percent, axis=0), rtol=0.008)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-11, 1e11, 1e30])
+@pytest.mark.parametrize("percentile", [None, 99.9])
+def test_activations_of_any_size_have_thresholds(scale, percentile):
+    """Those that no bin holds take the maximum."""
+    net, x = ann.Graph(seed=0), images(40)
+    y = net.relu(net.conv2d(net.input((2, 8, 8)), 6, 3, bias=False, name="first"), name="relu")
+    net.linear(net.flatten(y), 3, bias=False, name="last")
+    net["first"].operation.weight.data *= np.float32(scale)
+    net["last"].operation.weight.data /= np.float32(scale)
+    snn = convert.to_spiking(net, x, convert.Bistable(8), percentile=percentile)
+    _, kept = net.forward(x, keep=["relu"])
+    np.testing.assert_allclose(snn.thresholds["relu"], kept["relu"].max(axis=(0, 1, 2)), rtol=1e-12)
+    expected = net(x).data
+    assert np.abs(snn(x, snn.first_answer)[:, -1] - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_many_channels_are_counted_in_fewer_bins():
+    net, x = ann.Graph(seed=0), np.random.default_rng(0).uniform(1, 2, (64, 40_000)).astype(np.float32)
+    net.linear(net.relu(net.input((40_000,)), name="relu"), 2)
+    tracemalloc.start()
+    snn = convert.to_spiking(net, x, percentile=90)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 29
+    tracemalloc.stop()
+    np.testing.assert_allclose(snn.thresholds["relu"], np.percentile(x, 90, axis=0), rtol=0.12)
+
+
+def test_calibration_images_may_be_tensors():
+    net, x = network(), images(4)
+    expected = convert.to_spiking(net, x).thresholds
+    np.testing.assert_equal(convert.to_spiking(net, [Tensor(x)]).thresholds, expected)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("features", [(1 << 20) + 1, 3_000_017])
+def test_a_linear_layer_of_very_many_inputs(features):
+    net, x = ann.Graph(), np.zeros((2, features), np.float32)
+    net.linear(net.relu(net.input((features,))), 3, name="last")
+    x[:, -1] = 1
+    net["last"].operation.weight.data[...] = 0
+    net["last"].operation.weight.data[:, -1] = 1, 2, 3
+    snn = convert.to_spiking(net, x, convert.Bistable(8), percentile=100, per_channel=False)
+    np.testing.assert_allclose(snn(x, snn.first_answer)[:, -1], [[1, 2, 3]] * 2, rtol=0.005)
+
+
+def test_a_convolution_of_too_many_neurons_is_refused(monkeypatch):
+    monkeypatch.setattr(maps, "EXACT", 96 * 6)
+    with pytest.raises(ParameterError, match=r"conv2: Conv2d.*: 96 neurons in 6 channels"):
+        convert.to_spiking(network(), images())
+
+
+def test_images_that_enter_late_in_a_deep_network():
+    """Of what lies between the images and a population there is one copy, however deep it is and many read it."""
+    net = ann.Graph(seed=0)
+    x = start = net.input((2, 4, 4))
+    for _ in range(90):
+        x = net.relu(net.add(net.conv2d(x, 2, 3, padding=1), net.conv2d(start, 2, 1)))
+    net.linear(net.flatten(x), 2)
+    snn = convert.to_spiking(net, images(4, (2, 4, 4)), convert.Bistable(2))
+    before = snn(images(4, (2, 4, 4)), 8)
+    copies = {id(node.operation) for top in snn._seen.values() for node in _linear_part(top, snn._spiking)}
+    assert len(copies) <= len(net)
+    for tensor in net.parameters():
+        tensor.data[...] = 0
+    np.testing.assert_array_equal(snn(images(4, (2, 4, 4)), 8), before)
 
 
 @pytest.mark.parametrize("parts", [1 << 7, 1 << 12])
@@ -348,7 +429,7 @@ def test_calibration_data_may_come_in_batches(per_channel):
         assert value.shape == ((6,) if per_channel else (1,))
         np.testing.assert_array_equal(value, parts[name])
         axes = (0, 1, 2) if per_channel else None
-        np.testing.assert_allclose(value, np.percentile(kept[name], 99, axis=axes, method="lower"), rtol=0.01)
+        np.testing.assert_allclose(value, np.percentile(kept[name], 99, axis=axes), rtol=0.01)
     with pytest.raises(ShapeError, match="one size"):
         convert.to_spiking(net, [x, x[:, :, :6]], percentile=99)
 

@@ -8,6 +8,7 @@ from nsim import ann, convert, nn, plot
 from nsim.convert.lower import RULES
 from nsim.convert.make import assemble
 from nsim.convert.report import FOLDED
+from nsim.convert.simulate import Schedule
 from nsim.errors import ParameterError, ShapeError
 from tests import convert_reference as oracle
 from tests.convert.small import POOLS, images, network, with_pools
@@ -186,6 +187,32 @@ def test_a_linear_layer_that_another_one_reads_is_graded():
     places = sum(((level >> k) & 1).any(axis=3).sum() for k in range(4))  # at which something came in during a step
     assert found.by_layer["norm"] == (0, 0, 3 * 6 * places / 2) and found.by_layer["first"][2] <= 2 * 3 * 4
     assert found.graded == found.by_layer["norm"][2] + found.by_layer["first"][2]
+
+
+def test_phase_coding_rounds_less_with_each_cycle():
+    """Its membranes carry what a cycle did not send over to the next."""
+    net = ann.Graph(seed=0)
+    net.linear(net.relu(net.linear(net.input((10,)), 50)), 3)
+    x = images(20, (10,))
+    split = convert.error_split(net, convert.to_spiking(net, x, convert.Phase(3), percentile=100), x, 300)
+    assert split.quantisation[0] < 0.005 and split.passed[0] < 0.005
+
+
+def test_each_event_of_a_gate_is_a_spike():
+    """With phase coding a window may overtake another by a part of a spike."""
+    net = ann.Graph(seed=0)
+    x = net.conv2d(net.conv2d(net.input((2, 8, 8)), 6, 3, padding=1), 6, 3, padding=1)
+    net.linear(net.flatten(net.max_pool(net.relu(x), 2, name="pool")), 3)
+    snn, x = convert.to_spiking(net, images(), convert.Phase(4)), images(10)
+    events = 0
+
+    def visit(sample, came, space, first, last):
+        nonlocal events
+        events += space.events[pool].indptr[last - first]
+
+    (pool,) = (p for p in snn.populations if p.kind == "pool")
+    snn._run(x, Schedule(snn.code, snn.populations, 40), visit)
+    assert snn.activity(x, 40).spikes["pool"].sum() >= events > 0
 
 
 @pytest.mark.parametrize("code", [convert.Bistable(4), convert.Phase(4)])
