@@ -49,7 +49,7 @@ def find(source, root=None, download=True) -> Path:
     root : path, optional
         Look here and nowhere else. Default: $NSIM_DATA, then the cache, then a download into the cache.
     download : bool
-        False never touches the network.
+        False never uses the Internet connection.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _missing(source, roots, store, root, tried):
         *(f"  download failed: {line}" for line in tried),
     ]
     if root is not None:
-        lines.append("  way out: correct root, or leave it off to search NSIM_DATA, the cache and the network")
+        lines.append("  way out: correct root, or leave it off to search NSIM_DATA, the cache and the Internet")
     else:
         address = source.downloads[0][1] if source.downloads else "its publisher"
         lines.append(

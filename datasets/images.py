@@ -28,8 +28,8 @@ PARTS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 class FashionMNIST(EventData):
     """Fashion-MNIST, latency-coded: 28 x 28 pixels, at most one spike each.
 
-    t = tau ln(x / (x - thr)) for x > thr, never otherwise: the time at which a leaky integrator of time constant tau,
-    charged by the constant current x in [0, 1], reaches thr.
+    t = tau ln(x / (x - threshold)) for x > threshold, never otherwise: the time at which a leaky integrator of time
+    constant tau, charged by the constant current x in [0, 1], reaches the threshold.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class FashionMNIST(EventData):
     root : path, optional
         Folder of the idx files (as published, .gz, or unpacked). Default: $NSIM_DATA, the cache, or a download.
     tau : float, seconds
-    thr : float
+    threshold : float
         Between 0 and 1.
     download, cache : bool
         See `SHD`.
@@ -53,7 +53,8 @@ class FashionMNIST(EventData):
         If no file can be had, or it is damaged or foreign.
 
     Source: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747 (MIT licence); the code is that of Perez-Nieves & Goodman
-    2021, section 4, which adds a spike after the end of the run for pixels at or below thr: here they have none.
+    2021, section 4, which adds a spike after the end of the run for pixels at or below the threshold: here they
+    have none.
     """
 
     checks_events = False
@@ -72,16 +73,16 @@ class FashionMNIST(EventData):
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
 
-    def __init__(self, split="train", root=None, *, tau=20e-3, thr=0.2, download=True, cache=True):
+    def __init__(self, split="train", root=None, *, tau=20e-3, threshold=0.2, download=True, cache=True):
         if split not in PARTS:
             raise ParameterError(f'{self.title}: split = {split!r}; expected "train" or "test"')
-        _check(self.title, tau, thr)
+        _check(self.title, tau, threshold)
         paths, digests = [], []
         for kind in ("images-idx3", "labels-idx1"):
             paths.append(find(self._file(f"{PARTS[split][0]}-{kind}-ubyte"), root, download))
             digests.append(store.file_digests(paths[-1], cache))
         fast = [fast for fast, _ in digests]
-        arrays = store.arrays(store.key("latency", *fast, tau, thr), lambda: _read(*paths, tau, thr), cache)
+        arrays = store.arrays(store.key("latency", *fast, tau, threshold), lambda: _read(*paths, tau, threshold), cache)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], (28, 28, 1))
         strange = {path: md5 for path, (_, md5) in zip(paths, digests, strict=True) if self.md5[path.name] != md5}
         name = self._name(split, strange, len(arrays["labels"]))
@@ -135,31 +136,31 @@ class MNIST(FashionMNIST):
     }
 
 
-def first_spike(x, tau=20e-3, thr=0.2) -> np.ndarray:
-    """Time to first spike in seconds, tau ln(x / (x - thr)), infinite where x <= thr.
+def first_spike(x, tau=20e-3, threshold=0.2) -> np.ndarray:
+    """Time to first spike in seconds, tau ln(x / (x - threshold)), infinite where x <= threshold.
 
     Parameters
     ----------
     x : array, current in units of the threshold's scale
     tau : float, seconds
-    thr : float
+    threshold : float
 
     Raises
     ------
     ParameterError
-        If x holds anything but numbers, tau is not positive, or thr no number.
+        If x holds anything but numbers, tau is not positive, or threshold is no number.
     """
     current = real_array(x)
-    if current is None or not (is_finite(tau) and tau > 0 and is_finite(thr)):
+    if current is None or not (is_finite(tau) and tau > 0 and is_finite(threshold)):
         raise ParameterError(
-            f"first_spike: x = {x!r:.60}, tau = {tau!r}, thr = {thr!r}; expected numbers, and tau > 0 seconds"
+            f"first_spike: x = {x!r:.60}, tau = {tau!r}, threshold = {threshold!r}; expected numbers, tau > 0 seconds"
         )
-    above = current > thr
-    ratio = np.divide(current, current - thr, where=above, out=np.ones_like(current))
+    above = current > threshold
+    ratio = np.divide(current, current - threshold, where=above, out=np.ones_like(current))
     return np.where(above, tau * np.log(ratio), np.inf)
 
 
-def latency_events(images, tau=20e-3, thr=0.2) -> Events:
+def latency_events(images, tau=20e-3, threshold=0.2) -> Events:
     """Events of latency-coded pictures; see `FashionMNIST`.
 
     Parameters
@@ -167,7 +168,7 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     images : uint8 [S, H, W]
         The current is pixel / 255.
     tau : float, seconds
-    thr : float
+    threshold : float
 
     Returns
     -------
@@ -176,12 +177,12 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     Raises
     ------
     ShapeError, ParameterError
-        If the pictures are not bytes [S, H, W], or tau or thr is impossible.
+        If the pictures are not bytes [S, H, W], or tau or threshold is impossible.
     """
     images = np.asarray(images)
-    _check("latency_events", tau, thr, images)
+    _check("latency_events", tau, threshold, images)
     count, height, width = images.shape
-    table, bright = _table(tau, thr)
+    table, bright = _table(tau, threshold)
     flat = images.reshape(count, height * width)
     order = np.argsort(255 - flat, axis=1, kind="stable")  # brightest first; equal pixels in order of unit
     pixels = np.take_along_axis(flat, order, axis=1)
@@ -190,13 +191,15 @@ def latency_events(images, tau=20e-3, thr=0.2) -> Events:
     return Events(times, units, row_starts(keep.sum(axis=1)), (height, width, 1))
 
 
-def _check(where, tau, thr, images=None):
+def _check(where, tau, threshold, images=None):
     """Refuse a code, and pictures, from which no events can be made."""
     if images is not None and (len(images.shape) != 3 or images.dtype != np.uint8 or 0 in images.shape):
         raise ShapeError(f"{where}: pictures of {images.dtype} {tuple(images.shape)}; expected uint8 [S, H, W]")
-    if not (is_finite(tau) and tau > 0 and is_finite(thr) and 0 < thr < 1):
-        raise ParameterError(f"{where}: tau = {tau!r}, thr = {thr!r}; expected tau > 0 seconds and 0 < thr < 1")
-    seconds = first_spike(np.arange(256) / 255, tau, thr)
+    if not (is_finite(tau) and tau > 0 and is_finite(threshold) and 0 < threshold < 1):
+        raise ParameterError(
+            f"{where}: tau = {tau!r}, threshold = {threshold!r}; expected tau > 0 seconds and 0 < threshold < 1"
+        )
+    seconds = first_spike(np.arange(256) / 255, tau, threshold)
     latest = seconds[np.isfinite(seconds)].max()
     if latest * 1e6 >= 2**31:
         raise ParameterError(
@@ -204,16 +207,16 @@ def _check(where, tau, thr, images=None):
         )
 
 
-def _table(tau, thr):
+def _table(tau, threshold):
     """First spike of each value of a pixel in whole microseconds, int32 [256], and whether it has one."""
-    seconds = first_spike(np.arange(256) / 255.0, tau, thr)
+    seconds = first_spike(np.arange(256) / 255.0, tau, threshold)
     bright = np.isfinite(seconds)
     table = np.zeros(256, np.int32)
     table[bright] = np.rint(seconds[bright] * 1e6)
     return table, bright
 
 
-def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Spikes:
+def latency_spikes(images, *, dt, steps, tau=20e-3, threshold=0.2, device="cpu") -> Spikes:
     """Latency-coded pictures as a batch of events, [S, T, H W]; see `FashionMNIST`.
 
     Parameters
@@ -224,28 +227,28 @@ def latency_spikes(images, *, dt, steps, tau=20e-3, thr=0.2, device="cpu") -> Sp
         T; later spikes are left out, with an `EventWarning` that counts them (not in pictures that lie on the GPU, for
         which it would have to wait).
     tau : float, seconds
-    thr : float
+    threshold : float
     device : "cpu" or "cuda"
         Where to encode them.
 
     Raises
     ------
     ShapeError, ParameterError
-        If the pictures are not bytes [S, H, W], or dt, steps, tau or thr are impossible.
+        If the pictures are not bytes [S, H, W], or dt, steps, tau or threshold are impossible.
     """
     images = adopted(images) if device != "cpu" else images
     images = images if on_device(images) else np.asarray(images)
-    _check("latency_spikes", tau, thr, images)
+    _check("latency_spikes", tau, threshold, images)
     whole("latency_spikes", steps=(steps, 1))
     width = step_width(dt)
-    table, bright = _table(tau, thr)
+    table, bright = _table(tau, threshold)
     if not on_device(images):
         _tell_late(images, np.where(bright, table // width, -1), int(steps), dt)
     if device != "cpu":
         never = np.iinfo(np.int32).max
         table = np.where(bright, table, never).astype(np.int32)
         return operations(check_device(device)).latency(images, table, width=width, steps=int(steps), dt=float(dt))
-    events = latency_events(images, tau, thr)
+    events = latency_events(images, tau, threshold)
     indptr, indices, _, _ = assemble(
         events.times, events.units, events.starts[:-1], events.starts[1:], width=width, steps=int(steps), n=events.n
     )
@@ -265,7 +268,7 @@ def _tell_late(images, step, steps, dt):
         )
 
 
-def _read(images_path, labels_path, tau, thr):
+def _read(images_path, labels_path, tau, threshold):
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or len(labels) == 0:
         raise DataError(
@@ -274,7 +277,7 @@ def _read(images_path, labels_path, tau, thr):
     if labels.max() > 9:
         k = int(np.argmax(labels > 9))
         raise DataError(f"{labels_path}: sample {k} has label {labels[k]}; expected 0 to 9")
-    events = latency_events(images, tau, thr)
+    events = latency_events(images, tau, threshold)
     return {
         "times": events.times, "units": events.units, "starts": events.starts,
         "labels": labels.astype(np.int64), "images": images,

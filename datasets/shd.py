@@ -44,7 +44,7 @@ class SHD(EventData):
     `name` is "SHD" only for the official files, known by their MD5. Of a file with another content, and without the
     fingerprint that `write_shd` gives, an EventWarning says that it cannot be verified: its values are in range and
     its lengths agree, but damage within them would not be seen. A folder called "...-regenerated" says that its files
-    are not the official ones; of them an EventWarning says only that damage in them would not be seen.
+    are not the official ones; for these the warning says only that damage cannot be detected.
 
     Raises
     ------

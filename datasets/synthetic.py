@@ -1,4 +1,4 @@
-"""Speech-like event data from formant synthesis, in the format of SHD: no file and no network needed.
+"""Speech-like event data from formant synthesis, in the format of SHD: no file and no Internet connection needed.
 
 A word is three vowels between a hissed onset and a nasal end. Each word uses each of three openings (first formant)
 and each of three places (second formant) once, so that all words excite the same channels about equally often: what

@@ -16,22 +16,22 @@ from nsim.events import Spikes
 
 def test_first_spike_is_when_a_charged_membrane_reaches_threshold():
     """tau dv/dt = x - v from v = 0, in small steps."""
-    tau, thr, dt = 20e-3, 0.2, 1e-6
+    tau, threshold, dt = 20e-3, 0.2, 1e-6
     for x in (0.25, 0.5, 1.0):
         v, t = 0.0, 0.0
-        while v < thr:
+        while v < threshold:
             v += dt / tau * (x - v)
             t += dt
-        assert abs(first_spike(x, tau, thr) - t) < 5e-6
+        assert abs(first_spike(x, tau, threshold) - t) < 5e-6
     assert np.isinf(first_spike(np.array([0.0, 0.2, 51 / 255]))).all()
-    for wrong in ({"x": "1"}, {"x": [[1], [1, 2]]}, {"tau": "20 ms"}, {"tau": 0}, {"thr": None}):
-        with pytest.raises(ParameterError, match=r"first_spike: x = .*expected numbers, and tau > 0"):
+    for wrong in ({"x": "1"}, {"x": [[1], [1, 2]]}, {"tau": "20 ms"}, {"tau": 0}, {"threshold": None}):
+        with pytest.raises(ParameterError, match=r"first_spike: x = .*expected numbers, tau > 0"):
             first_spike(**{"x": 0.5} | wrong)
 
 
 def test_events_are_the_formula(idx_files):
     _, images, _ = idx_files
-    events = latency_events(images, tau=10e-3, thr=0.3)
+    events = latency_events(images, tau=10e-3, threshold=0.3)
     assert events.space == (28, 28, 1) and events.starts[-1] == len(events.times)
     for k, image in enumerate(images):
         expected = []
@@ -45,11 +45,11 @@ def test_events_are_the_formula(idx_files):
 
 def test_pictures_straight_to_spikes():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
-    events = latency_events(images, tau=10e-3, thr=0.3)
+    events = latency_events(images, tau=10e-3, threshold=0.3)
     wanted = Spikes.from_events(
         events.samples, events.times * 1e-6, events.units, batch=3, n=20, steps=40, dt=1e-3, space=(4, 5, 1)
     )
-    found = latency_spikes(images, dt=1e-3, steps=40, tau=10e-3, thr=0.3)
+    found = latency_spikes(images, dt=1e-3, steps=40, tau=10e-3, threshold=0.3)
     assert found.space == (4, 5, 1) and np.array_equal(found.to_dense(), wanted.to_dense()) and found.n_events > 20
     for wrong in (images[0], images.astype(float), images[:0]):
         with pytest.raises(ShapeError, match=r"expected uint8 \[S, H, W\]"):
@@ -66,11 +66,11 @@ def test_pictures_straight_to_spikes():
         {"tau": 0.0},
         {"tau": math.nan},
         {"tau": 1000.0},
-        {"thr": 2},
-        {"thr": 0.0},
-        {"thr": 1.0},
-        {"thr": math.nan},
-        {"thr": None},
+        {"threshold": 2},
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"threshold": math.nan},
+        {"threshold": None},
     ],
 )
 def test_impossible_codes(idx_files, options):
