@@ -7,33 +7,28 @@ import warnings
 import numpy as np
 
 from nsim.backend import check_device, moved, operations
-from nsim.checks import no_class, whole
-from nsim.datasets.labelled import check_batching, epoch_order
-from nsim.errors import EventError, EventWarning, ParameterError
+from nsim.checks import whole
+from nsim.datasets.labelled import Epoch
+from nsim.errors import EventError, EventWarning
 from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble
 from nsim.times import bins, step_width
 
 
-class Batches:
+class Batches(Epoch):
     """One epoch of batches; see `EventData.batches`."""
 
     def __init__(
         self, data, batch, *, dt, steps, shuffle, seed, transform, drop_last, binning, clamp, device, epoch
     ):  # fmt: skip
-        check_batching(data, batch, seed, epoch, drop_last)
+        super().__init__(data, batch, shuffle=shuffle, seed=seed, epoch=epoch, drop_last=drop_last, transform=transform)
         if steps is not None:
             whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
-        self.data, self.batch, self.dt, self.width = data, int(batch), float(dt), step_width(dt)
-        self.shuffle, self.seed, self.epoch, self.drop_last = shuffle, int(seed), int(epoch), drop_last
-        self.transforms = listed(transform)
-        self.binning, self.clamp, self.device = binning, bool(clamp), check_device(device)
+        self.dt, self.width, self.binning, self.clamp = float(dt), step_width(dt), binning, bool(clamp)
+        self.device = check_device(device)
         self.steps = self._needed_steps() if steps is None else int(steps)
         self.events = self.late = self.doubles = 0
-
-    def __len__(self):
-        return len(self.data) // self.batch if self.drop_last else -(-len(self.data) // self.batch)
 
     def _needed_steps(self):
         first, last = self._bounds(np.arange(len(self.data)))
@@ -45,25 +40,22 @@ class Batches:
         return starts[index], starts[index + 1]
 
     def __iter__(self):
-        order = epoch_order(self.data, self.shuffle, self.seed, self.epoch)
         labels = self.data.labels
         self.events = self.late = self.doubles = 0
         tally, complete = None if self.device == "cpu" else operations(self.device).new_tally(), False
         try:
-            for k in range(len(self)):
-                chosen = order[k * self.batch : (k + 1) * self.batch]
-                spikes, complete = self._assemble(chosen, k, tally), k + 1 == len(self)
+            for k, (chosen, rng) in enumerate(self.parts(), 1):
+                spikes, complete = self._assemble(chosen, rng, tally), k == len(self)
                 yield spikes, labels[chosen]
         finally:
             if tally is not None:
                 self.late, self.doubles = (int(count) for count in moved(tally, "cpu"))
             self._tell(complete)
 
-    def _assemble(self, chosen, k, tally):
+    def _assemble(self, chosen, rng, tally):
         events = self.data.events
         first, last = self._bounds(chosen)
         if self.transforms:
-            rng = np.random.default_rng([self.seed, self.epoch, k + 1])
             events = changed(gathered(events, first, last), self.transforms, rng)
             first, last = events.starts[:-1], events.starts[1:]
         self.events += int((last - first).sum())
@@ -97,16 +89,6 @@ class Batches:
             EventWarning,
             stacklevel=3,
         )
-
-
-def listed(transform) -> list:
-    """One transform, a list of them or None as a list."""
-    found = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-    if not all(callable(k) for k in found):
-        raise ParameterError(f"transform = {transform!r}: expected a transform or a list of them")
-    for part in found:
-        no_class("batches", transform=part)
-    return found
 
 
 def gathered(events, first, last):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from nsim.checks import class_labels
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged
 from nsim.datasets.find import Source, find, unchecked, unverified
@@ -120,11 +121,7 @@ class CIFAR10(ImageData):
         if len(content) == 0 or len(content) % size:
             raise DataError(f"{where}: {len(content)} bytes are no whole number of rows of {size} bytes; fetch it anew")
         rows = np.frombuffer(content, np.uint8).reshape(-1, size)
-        labels = rows[:, self.label_bytes - 1]
-        wrong = labels >= len(self.names)
-        if wrong.any():
-            k = int(np.argmax(wrong))
-            raise DataError(f"{where}: picture {k} has label {labels[k]}; expected 0 to {len(self.names) - 1}")
+        labels = class_labels(where, rows[:, self.label_bytes - 1], len(self.names), error=DataError)
         return labels, rows[:, self.label_bytes :]
 
 
@@ -140,4 +137,4 @@ class CIFAR100(CIFAR10):
 
 def _joined(parts):
     labels, images = zip(*parts, strict=True)
-    return {"labels": np.concatenate(labels).astype(np.int64), "images": np.concatenate(images)}
+    return {"labels": np.concatenate(labels), "images": np.concatenate(images)}

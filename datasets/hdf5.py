@@ -13,11 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from nsim.checks import replaceable
+from nsim.checks import class_labels, replaceable
 from nsim.datasets.archives import atomic, enough_space, unpacked
 from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, check_times, flatten
-from nsim.datasets.labelled import whole_labels
-from nsim.errors import DataError, ParameterError, ShapeError
+from nsim.errors import DataError
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
 
@@ -163,11 +162,7 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
             arrays, names = reader.read(plain, n)
         except DataError as error:
             raise DataError(str(error).replace(str(plain), str(path))) from None
-    labels = arrays["labels"]
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        k = int(np.argmax(wrong))
-        raise DataError(f"{path}: sample {k} has label {labels[k]}; expected 0 to {classes - 1}")
+    class_labels(path, arrays["labels"], classes, error=DataError)
     return arrays, names
 
 
@@ -195,11 +190,8 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
     """
     replaceable(path)
     times, units = (_records(path, *of) for of in (("times", times), ("units", units)))
-    try:
-        labels = whole_labels(path, labels, 2**16)
-        people = whole_labels(path, [] if speakers is None else speakers, 2**16, "speaker")
-    except (ParameterError, ShapeError) as error:
-        raise DataError(str(error)) from None
+    labels = class_labels(path, labels, 2**16, error=DataError)
+    people = class_labels(path, [] if speakers is None else speakers, 2**16, what="speaker", error=DataError)
     names = [str(k) for k in names or []]
     if not len(times) == len(units) == len(labels) or len(people) not in (0, len(labels)) or len(labels) == 0:
         raise DataError(f"{len(times)} times, {len(units)} units, {len(labels)} labels, {len(people)} speakers")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from nsim.backend import adopted, check_device, on_device, operations
-from nsim.checks import is_finite, real_array, whole
+from nsim.checks import class_labels, number, one_of, real_array, whole
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
 from nsim.datasets.find import Source, find, unchecked, unverified
@@ -16,7 +16,7 @@ from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
 from nsim.errors import DataError, EventWarning, ParameterError, ShapeError
-from nsim.events import Spikes
+from nsim.events import Spikes, index_dtype
 from nsim.kernels.assemble import assemble
 from nsim.times import step_width
 
@@ -74,8 +74,7 @@ class FashionMNIST(EventData):
     }
 
     def __init__(self, split="train", root=None, *, tau=20e-3, threshold=0.2, download=True, cache=True):
-        if split not in PARTS:
-            raise ParameterError(f'{self.title}: split = {split!r}; expected "train" or "test"')
+        one_of(self.title, "split", split, PARTS)
         _check(self.title, tau, threshold)
         paths, digests = [], []
         for kind in ("images-idx3", "labels-idx1"):
@@ -151,10 +150,10 @@ def first_spike(x, tau=20e-3, threshold=0.2) -> np.ndarray:
         If x holds anything but numbers, tau is not positive, or threshold is no number.
     """
     current = real_array(x)
-    if current is None or not (is_finite(tau) and tau > 0 and is_finite(threshold)):
-        raise ParameterError(
-            f"first_spike: x = {x!r:.60}, tau = {tau!r}, threshold = {threshold!r}; expected numbers, tau > 0 seconds"
-        )
+    if current is None:
+        raise ParameterError(f"first_spike: x = {x!r:.60}: expected numbers")
+    number("first_spike", "tau", tau, above=0, hint=" seconds")
+    number("first_spike", "threshold", threshold)
     above = current > threshold
     ratio = np.divide(current, current - threshold, where=above, out=np.ones_like(current))
     return np.where(above, tau * np.log(ratio), np.inf)
@@ -187,7 +186,7 @@ def latency_events(images, tau=20e-3, threshold=0.2) -> Events:
     order = np.argsort(255 - flat, axis=1, kind="stable")  # brightest first; equal pixels in order of unit
     pixels = np.take_along_axis(flat, order, axis=1)
     keep = bright[pixels]
-    times, units = table[pixels[keep]], order[keep].astype(np.uint16 if height * width < 65_536 else np.uint32)
+    times, units = table[pixels[keep]], order[keep].astype(index_dtype(height * width))
     return Events(times, units, row_starts(keep.sum(axis=1)), (height, width, 1))
 
 
@@ -195,10 +194,8 @@ def _check(where, tau, threshold, images=None):
     """Refuse a code, and pictures, from which no events can be made."""
     if images is not None and (len(images.shape) != 3 or images.dtype != np.uint8 or 0 in images.shape):
         raise ShapeError(f"{where}: pictures of {images.dtype} {tuple(images.shape)}; expected uint8 [S, H, W]")
-    if not (is_finite(tau) and tau > 0 and is_finite(threshold) and 0 < threshold < 1):
-        raise ParameterError(
-            f"{where}: tau = {tau!r}, threshold = {threshold!r}; expected tau > 0 seconds and 0 < threshold < 1"
-        )
+    number(where, "tau", tau, above=0, hint=" seconds")
+    number(where, "threshold", threshold, above=0, below=1)
     seconds = first_spike(np.arange(256) / 255, tau, threshold)
     latest = seconds[np.isfinite(seconds)].max()
     if latest * 1e6 >= 2**31:
@@ -274,11 +271,9 @@ def _read(images_path, labels_path, tau, threshold):
         raise DataError(
             f"{images_path}: pictures {images.shape} and labels {labels.shape}; expected [S, 28, 28] and [S]"
         )
-    if labels.max() > 9:
-        k = int(np.argmax(labels > 9))
-        raise DataError(f"{labels_path}: sample {k} has label {labels[k]}; expected 0 to 9")
+    labels = class_labels(labels_path, labels, 10, error=DataError)
     events = latency_events(images, tau, threshold)
     return {
         "times": events.times, "units": events.units, "starts": events.starts,
-        "labels": labels.astype(np.int64), "images": images,
+        "labels": labels, "images": images,
     }  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import is_number, whole
-from nsim.errors import ParameterError, ShapeError
+from nsim.checks import class_labels, functions, number, whole
+from nsim.errors import ParameterError
 
 
 class Labelled:
@@ -26,7 +26,7 @@ class Labelled:
 
     def __init__(self, labels, *, name, classes, index=None):
         self.name, self.classes = name, tuple(classes)
-        self._labels = whole_labels(name, labels, len(self.classes))
+        self._labels = class_labels(name, labels, len(self.classes))
         self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
 
     def __len__(self):
@@ -62,7 +62,7 @@ class Labelled:
 
         Raises ParameterError if one of the parts would be empty, or for a fraction or seed that is none.
         """
-        check_fraction(fraction)
+        number("split", "fraction", fraction, above=0, below=1)
         whole("split", seed=(seed, 0))
         rng = np.random.default_rng([int(seed), len(self)])
         held = np.zeros(len(self), bool)
@@ -78,47 +78,29 @@ class Labelled:
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 
-def whole_labels(where, labels, count, what="label") -> np.ndarray:
-    """Labels, or other numbers one for each sample, as int64 [S]; refuses any but whole ones from 0 to count - 1."""
-    try:
-        labels = np.asarray(labels)
-    except ValueError:  # rows of different lengths
-        labels = np.asarray(labels, object)
-    if labels.size and labels.dtype.kind not in "biuf":
-        strange = next((value for value in labels.ravel().tolist() if not is_number(value)), labels.dtype)
-        raise ParameterError(
-            f"{where}: {what}s such as {strange!r}; expected whole numbers, 0 to {count - 1} (of names, their "
-            "places in the list of classes)"
-        )
-    if labels.ndim != 1:
-        raise ShapeError(
-            f"{where}: {what}s of shape {labels.shape}; expected one number for each sample (of one-hot rows, "
-            ".argmax(axis=1))"
-        )
-    wrong = ~((labels >= 0) & (labels < count) & (labels == np.floor(labels)))  # NaN is neither
-    if wrong.any():
-        k = int(np.argmax(wrong))
-        raise ParameterError(f"{where}: sample {k} has {what} {labels[k]}; expected 0 to {count - 1:,}, whole numbers")
-    return labels.astype(np.int64)
+class Epoch:
+    """The batches of one epoch of a data set: how many, which samples each has, and what its transforms draw from.
 
+    Raises ParameterError if a number or a transform is impossible, or no sample is left.
+    """
 
-def check_fraction(fraction):
-    if not (is_number(fraction) and 0 < fraction < 1):
-        raise ParameterError(f"fraction {fraction!r}: expected a number, more than 0 and less than 1")
+    def __init__(self, data, batch, *, shuffle, seed, epoch, drop_last, transform):
+        whole("batches", batch=(batch, 1), seed=(seed, 0), epoch=(epoch, 0))
+        if len(data) == 0:
+            raise ParameterError(f"batches: no sample of {data.name} is left")
+        if drop_last and batch > len(data):
+            raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
+        self.data, self.batch, self.shuffle, self.drop_last = data, int(batch), shuffle, drop_last
+        self.seed, self.epoch, self.transforms = int(seed), int(epoch), functions("batches", "transform", transform)
 
+    def __len__(self):
+        return len(self.data) // self.batch if self.drop_last else -(-len(self.data) // self.batch)
 
-def check_batching(data, batch, seed, epoch, drop_last):
-    """ParameterError if these cannot make batches of a data set."""
-    whole("batches", batch=(batch, 1), seed=(seed, 0), epoch=(epoch, 0))
-    if len(data) == 0:
-        raise ParameterError(f"batches: no sample of {data.name} is left")
-    if drop_last and batch > len(data):
-        raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
-
-
-def epoch_order(data, shuffle, seed, epoch) -> np.ndarray:
-    """Numbers of the samples in the order of one epoch: a function of (seed, epoch) where it is shuffled."""
-    order = np.arange(len(data))
-    if shuffle:
-        np.random.default_rng([seed, epoch, 0]).shuffle(order)  # batch k draws from [..., k + 1]
-    return order
+    def parts(self):
+        """For each batch the numbers of its samples and a generator of its own: functions of (seed, epoch)."""
+        order = np.arange(len(self.data))
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch, 0]).shuffle(order)  # batch k draws from [..., k + 1]
+        for k in range(len(self)):
+            rng = np.random.default_rng([self.seed, self.epoch, k + 1])
+            yield order[k * self.batch : (k + 1) * self.batch], rng

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.datasets.labelled import Labelled, check_batching, epoch_order
+from nsim.checks import whole
+from nsim.datasets.labelled import Epoch, Labelled
 from nsim.errors import ParameterError, ShapeError
 
 
@@ -106,29 +107,25 @@ class ImageData(Labelled):
         Raises
         ------
         ParameterError
-            If a number is impossible, or no sample is left.
+            If a number or a transform is impossible, or no sample is left.
         """
-        check_batching(self, batch, seed, epoch, drop_last)
-        transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-        normalize = self.normalize if normalize is None else normalize
-        return ImageBatches(self, int(batch), shuffle, (int(seed), int(epoch)), transforms, normalize, drop_last)
+        return ImageBatches(
+            self, batch, shuffle=shuffle, seed=seed, epoch=epoch, drop_last=drop_last, transform=transform,
+            normalize=self.normalize if normalize is None else normalize,
+        )  # fmt: skip
 
 
-class ImageBatches:
+class ImageBatches(Epoch):
     """One epoch of batches of pictures; see `ImageData.batches`."""
 
-    def __init__(self, data, batch, shuffle, key, transforms, normalize, drop_last):
-        self.data, self.batch, self.shuffle, self.key = data, batch, shuffle, key
-        self.transforms, self.normalize, self.drop_last = transforms, normalize, drop_last
-
-    def __len__(self):
-        return len(self.data) // self.batch if self.drop_last else -(-len(self.data) // self.batch)
+    def __init__(self, data, batch, *, normalize, **options):
+        super().__init__(data, batch, **options)
+        self.normalize = normalize
 
     def __iter__(self):
-        order, labels = epoch_order(self.data, self.shuffle, *self.key), self.data.labels
-        for k in range(len(self)):
-            chosen = order[k * self.batch : (k + 1) * self.batch]
-            images, rng = self.data.pixels(chosen), np.random.default_rng([*self.key, k + 1])
+        labels = self.data.labels
+        for chosen, rng in self.parts():
+            images = self.data.pixels(chosen)
             for transform in self.transforms:
                 images = transform(images, rng)
             yield self.normalize(images), labels[chosen]
@@ -148,8 +145,7 @@ class Shift:
     """
 
     def __init__(self, most):
-        if int(most) != most or most < 0:
-            raise ParameterError(f"Shift: most = {most}: expected a whole number of at least 0")
+        whole("Shift", most=(most, 0))
         self.most = int(most)
 
     def __call__(self, images, rng):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import whole
-from nsim.datasets.batches import Batches, changed, gathered, listed
-from nsim.datasets.labelled import Labelled, check_fraction
+from nsim.checks import functions, number, whole
+from nsim.datasets.batches import Batches, changed, gathered
+from nsim.datasets.labelled import Labelled
 from nsim.errors import DataError, EventError, ParameterError, ShapeError
 from nsim.events import index_dtype
 
@@ -171,7 +171,7 @@ class EventData(Labelled):
         whole("split_by_speaker", seed=(seed, 0))
         known = np.unique(self.speakers)
         if np.ndim(held_out) == 0:
-            check_fraction(held_out)
+            number("split_by_speaker", "held_out", held_out, above=0, below=1)
             count = min(max(1, round(held_out * len(known))), len(known) - 1)
             held_out = np.random.default_rng([int(seed), len(known)]).permutation(known)[:count]
         strange = np.setdiff1d(held_out, known)
@@ -195,7 +195,8 @@ class EventData(Labelled):
         """
         whole("transformed", seed=(seed, 0))
         first, last = self.events.starts[self.index], self.events.starts[self.index + 1]
-        events = changed(gathered(self.events, first, last), listed(transform), np.random.default_rng(int(seed)))
+        transforms, rng = functions("transformed", "transform", transform), np.random.default_rng(int(seed))
+        events = changed(gathered(self.events, first, last), transforms, rng)
         return EventData(
             events, self.labels, name=f"{self.name}, {transform}", classes=self.classes, speakers=self.speakers
         )

@@ -12,12 +12,12 @@ from itertools import permutations
 
 import numpy as np
 
+from nsim.checks import one_of, whole
 from nsim.datasets import cache as store
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.hdf5_child import sort_events
 from nsim.datasets.recordings import EventData, Events
 from nsim.datasets.shd import ENGLISH, GERMAN, UNITS
-from nsim.errors import ParameterError
 
 VERSION = 1  # of the recipe: a change makes other events
 BLOCK = 250  # samples drawn from one generator
@@ -92,11 +92,9 @@ class Synthetic(EventData):
     checks_events = False
 
     def __init__(self, split="train", samples=None, seed=0, *, cache=True):
-        if split not in SPEAKERS:
-            raise ParameterError(f'Synthetic: split = {split!r}; expected "train" or "test"')
+        one_of("Synthetic", "split", split, SPEAKERS)
         samples = {"train": 2000, "test": 500}[split] if samples is None else samples
-        if int(samples) != samples or samples < 1 or int(seed) != seed or seed < 0:
-            raise ParameterError(f"Synthetic: samples = {samples}, seed = {seed}; expected whole numbers, samples >= 1")
+        whole("Synthetic", samples=(samples, 1), seed=(seed, 0))
         key = store.key("synthetic", VERSION, split, int(samples), int(seed))
         arrays = store.arrays(key, lambda: generate(split, int(samples), int(seed)), cache)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], (UNITS,))
@@ -118,8 +116,8 @@ def generate(split, samples, seed) -> dict:
     for block in range(0, samples, BLOCK):
         part = slice(block, block + BLOCK)
         drawn = _speak(table, labels[part], speakers[part], np.random.default_rng([seed, SPLIT_SEED[split], 1 + block]))
-        for whole, piece in zip((counts, times, units), drawn, strict=True):
-            whole.append(piece)
+        for column, piece in zip((counts, times, units), drawn, strict=True):
+            column.append(piece)
     return {
         "times": np.concatenate(times), "units": np.concatenate(units), "starts": row_starts(np.concatenate(counts)),
         "labels": labels, "speakers": speakers,

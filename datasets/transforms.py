@@ -12,17 +12,12 @@ from numbers import Integral
 
 import numpy as np
 
-from nsim.checks import is_number
+from nsim.checks import number, whole
 from nsim.datasets.recordings import Events
 from nsim.errors import ParameterError
 
 LAST = 2**31 - 1  # microseconds that an int32 can hold
-
-
-def _check(name, value, low, high=1e9, whole=False):
-    if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
-        kind = "whole number" if whole else "number"
-        raise ParameterError(f"{name} = {value!r}: expected a {kind} from {low:g} to {high:g}")
+LARGEST = 1e9  # amount of any change, so that no place or time leaves int64
 
 
 def _check_axis(name, axis):
@@ -79,7 +74,7 @@ class DropEvents:
     p: float
 
     def __post_init__(self):
-        _check("DropEvents: p", self.p, 0.0, 1.0)
+        number("DropEvents", "p", self.p, least=0, most=1)
 
     def __call__(self, events, rng) -> Events:
         return events.keep(rng.random(len(events.times)) >= self.p)
@@ -92,7 +87,7 @@ class TimeJitter:
     std: float
 
     def __post_init__(self):
-        _check("TimeJitter: std", self.std, 0.0)
+        number("TimeJitter", "std", self.std, least=0, most=LARGEST)
 
     def __call__(self, events, rng) -> Events:
         return _retimed(events, events.times + rng.normal(0.0, 1e6 * self.std, len(events.times)))
@@ -106,8 +101,8 @@ class TimeScale:
     high: float
 
     def __post_init__(self):
-        _check("TimeScale: low", self.low, 1e-3)
-        _check("TimeScale: high", self.high, self.low, 1e3)
+        number("TimeScale", "low", self.low, least=1e-3, most=1e3)
+        number("TimeScale", "high", self.high, least=self.low, most=1e3)
 
     def __call__(self, events, rng) -> Events:
         factor = rng.uniform(self.low, self.high, len(events.starts) - 1)
@@ -122,7 +117,7 @@ class UnitJitter:
     axis: int = 0
 
     def __post_init__(self):
-        _check("UnitJitter: std", self.std, 0.0)
+        number("UnitJitter", "std", self.std, least=0, most=LARGEST)
         _check_axis("UnitJitter", self.axis)
 
     def __call__(self, events, rng) -> Events:
@@ -138,7 +133,7 @@ class UnitShift:
     axis: int = 0
 
     def __post_init__(self):
-        _check("UnitShift: most", self.most, 0, whole=True)
+        whole("UnitShift", most=(self.most, 0))
         _check_axis("UnitShift", self.axis)
 
     def __call__(self, events, rng) -> Events:
@@ -158,8 +153,8 @@ class UnitScale:
     axis: int = 0
 
     def __post_init__(self):
-        _check("UnitScale: low", self.low, 1e-3)
-        _check("UnitScale: high", self.high, self.low, 1e3)
+        number("UnitScale", "low", self.low, least=1e-3, most=1e3)
+        number("UnitScale", "high", self.high, least=self.low, most=1e3)
         _check_axis("UnitScale", self.axis)
 
     def __call__(self, events, rng) -> Events:
@@ -181,7 +176,7 @@ class PoolUnits:
     axis: int = 0
 
     def __post_init__(self):
-        _check("PoolUnits: k", self.k, 1, whole=True)
+        whole("PoolUnits", k=(self.k, 1))
         _check_axis("PoolUnits", self.axis)
 
     def __call__(self, events, rng=None) -> Events:

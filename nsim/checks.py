@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError, ParameterError, ShapeError
 
 
 def is_number(value) -> bool:
@@ -19,7 +19,10 @@ def is_number(value) -> bool:
 
 def is_finite(value) -> bool:
     """Whether this is one finite number."""
-    return is_number(value) and math.isfinite(value)
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 def is_whole(value) -> bool:
@@ -32,6 +35,69 @@ def whole(where: str, **values):
     for name, (value, least) in values.items():
         if not is_whole(value) or value < least:
             raise ParameterError(f"{where}: {name} = {value!r}: expected a whole number of at least {least}")
+
+
+def number(where, name, value, *, above=None, least=None, below=None, most=None, hint="") -> float:
+    """The value as a float; refuses what is no finite number within these bounds. `most=math.inf` lets infinity pass.
+
+    `hint` ends the message, for example with what else could be given.
+    """
+    good = is_finite(value) or (is_number(value) and value == most == math.inf)
+    good = good and (above is None or value > above) and (least is None or value >= least)
+    good = good and (below is None or value < below) and (most is None or value <= most)
+    if not good:
+        kind = "finite number" if below is None and most is None else "number"
+        bounds = {"above": above, "of at least": least, "below": below, "at most": None if most == math.inf else most}
+        words = " and".join(f" {word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        raise ParameterError(f"{where}: {name} = {value!r:.60}: expected a {kind}{words}{hint}")
+    return float(value)
+
+
+def one_of(where, name, value, choices):
+    """Refuse what is none of these words."""
+    if not isinstance(value, str) or value not in choices:
+        words = [f'"{word}"' for word in choices]
+        raise ParameterError(f"{where}: {name} = {value!r:.60}: expected {', '.join(words[:-1])} or {words[-1]}")
+
+
+def functions(where, name, value) -> list:
+    """One function, a list of them or None as a list."""
+    found = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    if not all(map(callable, found)):
+        raise ParameterError(f"{where}: {name} = {value!r}: expected a function, a list of them, or None")
+    for part in found:
+        no_class(where, **{name: part})
+    return found
+
+
+def class_labels(where, labels, count, *, samples=None, what="label", hint="", error=None) -> np.ndarray:
+    """Labels, or other numbers one for each sample, as int64 [S]; refuses any but whole ones from 0 to count - 1.
+
+    The first wrong one is named, in a ParameterError (of a wrong shape in a ShapeError), or in an `error`.
+    """
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # rows of different lengths
+        labels = np.asarray(labels, object)
+    if labels.size and labels.dtype.kind not in "biuf":
+        strange = next((value for value in labels.ravel().tolist() if not is_number(value)), labels.dtype)
+        raise (error or ParameterError)(
+            f"{where}: {what}s such as {strange!r}; expected whole numbers, 0 to {count - 1} (of names, their "
+            "places in the list of classes)"
+        )
+    if labels.ndim != 1 or len(labels) != (len(labels) if samples is None else samples):
+        each = "sample" if samples is None else f"of {samples} samples"
+        raise (error or ShapeError)(
+            f"{where}: {what}s of shape {labels.shape}; expected one number for each {each} (of one-hot rows, "
+            ".argmax(axis=1))"
+        )
+    wrong = ~((labels >= 0) & (labels < count) & (labels == np.floor(labels)))  # NaN is neither
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise (error or ParameterError)(
+            f"{where}: sample {k} has {what} {labels[k]}; expected 0 to {count - 1:,}, whole numbers{hint}"
+        )
+    return labels.astype(np.int64)
 
 
 def no_class(where: str, **values):

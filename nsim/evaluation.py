@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nsim import losses
-from nsim.checks import no_class, whole
+from nsim.checks import class_labels, no_class, whole
 from nsim.errors import DataError, ParameterError, ShapeError
 from nsim.events import Spikes, step_mask
 from nsim.tape import Tensor, no_grad
@@ -113,12 +113,8 @@ def _check_classes(where, net, name, part):
     if getattr(net, "space", None) is None or not hasattr(part, "n_classes"):
         return
     labels, outputs = part.labels, int(np.prod(net.space))
-    if labels.max() >= outputs:
-        k = int(np.argmax(labels >= outputs))
-        raise ParameterError(
-            f"{where}: {name}: sample {k} has label {labels[k]}, but the net has {outputs} outputs, for labels 0 to "
-            f"{outputs - 1}; give its last layer {labels.max() + 1} outputs or more"
-        )
+    hint = f": the net has {outputs} outputs; give its last layer {np.max(labels) + 1} outputs or more"
+    class_labels(f"{where}: {name}", labels, outputs, hint=hint)
 
 
 class Totals:
@@ -134,7 +130,7 @@ class Totals:
 
     def add(self, spikes, labels, output, hidden, loss, penalty=0.0):
         scores = _class_scores(output, spikes.lengths)
-        labels = losses.check_labels(labels, *scores.shape)
+        labels = class_labels("labels of a batch", labels, scores.shape[1], samples=len(scores))
         predictions = scores.argmax(axis=1)
         self.predictions.append(predictions)
         self.labels.append(labels)

@@ -6,7 +6,7 @@ import numpy as np
 
 from nsim import ops
 from nsim.backend import per_device
-from nsim.checks import is_finite, is_number
+from nsim.checks import class_labels, number
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import step_mask
 from nsim.tape import Tensor, record
@@ -19,7 +19,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     ----------
     output : Tensor [B, C], Spikes [B, T, C] or Tensor [B, T, C]
         A reduced readout; spikes, of which the counts are the scores; or, with `per_step`, a readout at every step.
-    labels : int array [B], 0 to C - 1
+    labels : array [B] of whole numbers, 0 to C - 1
     label_smoothing : float, 0 to 1
         y is (1 - label_smoothing) at the label plus label_smoothing / C everywhere.
     per_step : bool
@@ -38,8 +38,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
     ShapeError, ParameterError
         If the output does not fit the labels, a label is out of range, or `per_step` does not fit the output.
     """
-    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
-        raise ParameterError(f"cross_entropy: label_smoothing = {label_smoothing!r}; expected 0 to 1")
+    number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
     scores = _scores("cross_entropy", output)
     if scores.ndim != (3 if per_step else 2):
         way_out = (
@@ -48,7 +47,7 @@ def cross_entropy(output, labels, *, label_smoothing=0.0, per_step=False, length
             else 'expected [B, C]: reduce the readout over time, LI(..., reduce="sum"), or give per_step=True'
         )
         raise ShapeError(f"cross_entropy: output of shape {scores.shape}; {way_out}")
-    labels = check_labels(labels, len(scores), scores.shape[-1])
+    labels = class_labels("cross_entropy", labels, scores.shape[-1], samples=len(scores))
     weight = np.full(len(scores), 1 / len(scores))
     if per_step:
         batch, steps, classes = scores.shape
@@ -161,20 +160,6 @@ def _rate_lower(counts, limit, strength):
     return ops.mean(missing * missing) * strength
 
 
-def check_labels(labels, batch: int, classes: int) -> np.ndarray:
-    """Labels as int64 [B], or ShapeError / ParameterError naming the first sample whose label is out of range."""
-    labels = np.asarray(labels)
-    if labels.shape != (batch,):
-        raise ShapeError(f"labels of shape {labels.shape}: expected one for each of {batch} samples")
-    if labels.dtype.kind not in "iu":
-        raise ParameterError(f"labels have dtype {labels.dtype}: expected integers, 0 to {classes - 1}")
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        k = int(np.argmax(wrong))
-        raise ParameterError(f"sample {k} has label {labels[k]}, the output has classes 0 to {classes - 1}")
-    return labels.astype(np.int64)
-
-
 def _scores(name, output) -> Tensor:
     """A Tensor as it is; the counts of anything that can count its spikes."""
     if hasattr(output, "counts"):
@@ -194,10 +179,8 @@ def _layers(name, spikes, limit, strength):
         raise ParameterError(f"{name}: spikes holds {wrong[0]}, expected Spikes or a list of them")
     if not layers:
         raise ParameterError(f"{name}: no layer given; the net has no hidden spiking layer to hold to a rate")
-    if not (is_finite(limit) and limit >= 0 and is_finite(strength)):
-        raise ParameterError(
-            f"{name}: limit = {limit!r}, strength = {strength!r}; expected finite numbers, limit not negative"
-        )
+    number(name, "limit", limit, least=0)
+    number(name, "strength", strength)
     return layers
 
 

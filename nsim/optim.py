@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from nsim.backend import moved, on_device, operations, per_device
-from nsim.checks import flag, is_finite, is_number, is_whole
+from nsim.checks import flag, is_finite, is_number, number, whole
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
 from nsim.kernels.jit import exact_kernel, kernel
 from nsim.tape import Tensor
@@ -79,8 +79,9 @@ class Optimizer:
         self.state = {b: {name: np.zeros_like(p.data) for name, p in self.params.items()} for b in self.buffers}
 
     def _check(self):
-        rates = [name for name in ("lr", "weight_decay") if name in self.options]
-        _rates(type(self).__name__, **{name: getattr(self, name) for name in rates})
+        for name in ("lr", "weight_decay"):
+            if name in self.options:
+                number(type(self).__name__, name, getattr(self, name), least=0)
 
     def zero_grad(self):
         """Forget the gradients; call it before each backward pass."""
@@ -194,10 +195,9 @@ class SGD(Optimizer):
     def _check(self):
         super()._check()
         momentum, nesterov = self.momentum, flag("SGD", "nesterov", self.nesterov)
-        if not is_number(momentum) or not 0 <= momentum < 1 or (nesterov and momentum == 0):
-            raise ParameterError(
-                f"SGD: momentum = {momentum!r}, nesterov = {nesterov}; expected 0 <= momentum < 1, with nesterov > 0"
-            )
+        number("SGD", "momentum", momentum, least=0, below=1)
+        if nesterov and momentum == 0:
+            raise ParameterError("SGD: nesterov = True with momentum = 0: expected a momentum above 0")
         if bool(momentum) != bool(self.buffers):
             raise ParameterError(
                 f"SGD: momentum = {momentum!r}: it cannot be switched on or off after the start; make a new optimiser"
@@ -293,8 +293,7 @@ def clip_grad_norm(params, max_norm: float) -> float:
     TrainingError
         If a gradient is not finite; the parameter is named. Not on a device, where the gradients then become NaN.
     """
-    if not is_number(max_norm) or not max_norm > 0:
-        raise ParameterError(f"clip_grad_norm: max_norm = {max_norm!r}; expected a positive number")
+    number("clip_grad_norm", "max_norm", max_norm, above=0, most=math.inf)
     params = {name: p for name, p in _named("clip_grad_norm", params).items() if p.grad is not None}
     if device := next((p.device for p in params.values() if on_device(p.grad)), None):
         grads, squares = operations(device).clipped([p.grad for p in params.values()], max_norm)
@@ -314,8 +313,7 @@ def clip_grad_norm(params, max_norm: float) -> float:
 
 def clip_grad_value(params, max_value: float):
     """Clip each entry of each gradient to [-max_value, max_value]."""
-    if not is_number(max_value) or not max_value > 0:
-        raise ParameterError(f"clip_grad_value: max_value = {max_value!r}; expected a positive number")
+    number("clip_grad_value", "max_value", max_value, above=0, most=math.inf)
     for p in _named("clip_grad_value", params).values():
         if p.grad is not None:
             p.grad = np.minimum(np.maximum(p.grad, -max_value), max_value)
@@ -323,15 +321,15 @@ def clip_grad_value(params, max_value: float):
 
 def constant_lr(lr: float):
     """Schedule: lr(epoch) = lr."""
-    _rates("constant_lr", lr=lr)
+    number("constant_lr", "lr", lr, least=0)
     return lambda epoch: lr
 
 
 def step_lr(lr: float, every: int, factor: float = 0.1):
     """Schedule: lr(epoch) = lr * factor^(epoch // every)."""
-    _rates("step_lr", lr=lr, factor=factor)
-    if not is_whole(every) or every < 1:
-        raise ParameterError(f"step_lr: every = {every!r}; expected at least 1 epoch")
+    number("step_lr", "lr", lr, least=0)
+    number("step_lr", "factor", factor, least=0)
+    whole("step_lr", every=(every, 1))
     return lambda epoch: lr * factor ** (epoch // every)
 
 
@@ -341,9 +339,10 @@ def cosine_lr(lr: float, epochs: int, warmup: int = 0, final: float = 0.0):
     lr(epoch) = lr (epoch + 1) / (warmup + 1) below warmup; then, with x = (epoch - warmup) / (epochs - warmup),
     final + (lr - final) (1 + cos(pi x)) / 2. Source: Loshchilov & Hutter 2017, equation 5, without restarts.
     """
-    _rates("cosine_lr", lr=lr, final=final)
-    if not (is_number(warmup) and is_number(epochs) and 0 <= warmup < epochs):
-        raise ParameterError(f"cosine_lr: warmup = {warmup!r}, epochs = {epochs!r}; expected 0 <= warmup < epochs")
+    number("cosine_lr", "lr", lr, least=0)
+    number("cosine_lr", "final", final, least=0)
+    number("cosine_lr", "epochs", epochs, above=0, most=math.inf)
+    number("cosine_lr", "warmup", warmup, least=0, below=epochs, hint=", epochs")
 
     def rate(epoch):
         if epoch < warmup:
@@ -352,13 +351,6 @@ def cosine_lr(lr: float, epochs: int, warmup: int = 0, final: float = 0.0):
         return final + (lr - final) * (1 + math.cos(math.pi * x)) / 2
 
     return rate
-
-
-def _rates(where, **values):
-    """Refuse what is no finite number, not negative."""
-    for name, value in values.items():
-        if not (is_finite(value) and value >= 0):
-            raise ParameterError(f"{where}: {name} = {value!r}; expected a finite number, not negative")
 
 
 def _named(where, params) -> dict:

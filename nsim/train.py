@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nsim import io, optim
 from nsim.backend import operations
 from nsim.blame import bad_gradient, bad_parameter, blame, unreachable
-from nsim.checks import is_finite, no_class, whole
+from nsim.checks import functions, number, whole
 from nsim.errors import DataError, EventWarning, ParameterError, StepOverflow, TrainingError
 from nsim.evaluation import LAYERED, Totals, batches_of, check_inputs, check_space, evaluate, one_number, with_lengths
 
@@ -186,8 +186,8 @@ class _Run:
         self.check_functions()
         if self.patience is not None and self.val is None:
             raise ParameterError("fit: patience needs val, held-out data to be patient about")
-        if self.clip is not None and not (is_finite(self.clip) and self.clip > 0):
-            raise ParameterError(f"fit: clip = {self.clip!r}; expected a positive norm, or None")
+        if self.clip is not None:
+            number("fit", "clip", self.clip, above=0, hint=", a norm, or None")
         io.shared_names(self.net, self.opt)
         names = ("seed", "batch", "dt", "steps", "clip", "clamp", "binning")
         optimiser = {k: v for k, v in self.opt.describe().items() if k != "lr" or self.schedule is None}
@@ -216,11 +216,7 @@ class _Run:
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or not all(map(callable, value)):
                 raise ParameterError(f"fit: {name} = {value!r}; expected a list of functions, such as [{name[:-1]}]")
-        parts = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
-        if self.transform is not None and not all(map(callable, parts)):
-            raise ParameterError(f"fit: transform = {self.transform!r}; expected a function, a list of them, or None")
-        for part in parts:
-            no_class("fit", transform=part)
+        functions("fit", "transform", self.transform)
 
     @property
     def done(self):
@@ -276,12 +272,7 @@ class _Run:
         self.net.train()
         if self.schedule is not None:
             lr = self.schedule(epoch)
-            if not is_finite(lr) or lr < 0:
-                raise ParameterError(
-                    f"fit: schedule({epoch}) gave {lr!r}; expected a learning rate, finite and not negative; "
-                    f"{self.last_good}"
-                )
-            self.opt.lr = float(lr)
+            self.opt.lr = number("fit", f"schedule({epoch})", lr, least=0, hint=f"; {self.last_good}")
         totals, size = Totals(self.net), len(self.data) if hasattr(self.data, "__len__") else None
         batches = batches_of(
             self.data, self.batch, self.dt, self.steps, self.clamp, self.binning, self.net.device,

@@ -126,7 +126,7 @@ def test_labels_beyond_the_outputs_are_refused_before_training(monkeypatch, name
     monkeypatch.setattr(train._Run, "epoch", lambda self: pytest.fail("it began to train"))
     parts = [cases.recordings([0, 1, 2, 3], tiny.N_IN), cases.recordings([0, 1, 2, 3], tiny.N_IN)]
     parts[place] = cases.recordings([0, 3, 6, 4], tiny.N_IN)
-    words = f"{name}: sample 2 has label 6, but the net has 4 outputs, for labels 0 to 3; give its last layer 7 outputs"
+    words = f"{name}: sample 2 has label 6; expected 0 to 3, .*: the net has 4 outputs; give its last layer 7 outputs"
     with pytest.raises(ParameterError, match=f"fit: {words}"):
         train.fit(tiny.make_net(), parts[0], val=parts[1], epochs=1, **SETTINGS)
     with pytest.raises(ParameterError, match=f"evaluate: {words.replace('val', 'data')}"):

@@ -252,7 +252,7 @@ def test_what_cannot_be_written_or_evaluated_is_refused_before_training(tmp_path
         ({"opt": 1e-3}, "opt = 0.001; expected one such as optim.Adam"),
         ({"loss": "mse"}, "loss = 'mse'; expected a function"),
         ({"schedule": 1e-3}, "schedule = 0.001; expected a function epoch -> lr"),
-        ({"transform": "drop"}, "transform = 'drop'; expected a function"),
+        ({"transform": "drop"}, "fit: transform = 'drop': expected a function"),
         ({"transform": [tiny.drop_events, 3]}, "transform = .*expected a function"),
         ({"regularizers": losses.spike_rate_lower}, r"regularizers = <function .*expected a list .*\[regularizer\]"),
         ({"regularizers": [3]}, r"regularizers = \[3\]"),
@@ -271,9 +271,7 @@ def test_bad_options(options, text, monkeypatch):
 
 @pytest.mark.parametrize("value", [None, np.nan, -1.0, "1e-3"])
 def test_a_schedule_that_gives_no_learning_rate(tmp_path, value):
-    with pytest.raises(
-        ParameterError, match=f"schedule\\(1\\) gave {value!r}; expected .* after epoch 0; call fit again"
-    ):
+    with pytest.raises(ParameterError, match=rf"schedule\(1\) = {value!r}: expected .* after epoch 0; call fit again"):
         tiny.run(tmp_path, schedule=lambda epoch: value if epoch else 1e-3)
 
 

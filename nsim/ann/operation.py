@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from nsim.ann import parallel
-from nsim.checks import flag, float_type, is_finite, whole
-from nsim.errors import ParameterError, ShapeError
+from nsim.checks import flag, float_type, number, whole
+from nsim.errors import ShapeError
 from nsim.tape import Tensor, record
 
 
@@ -250,11 +250,8 @@ class BatchNorm(Affine):
 
     def __init__(self, channels, *, eps=1e-5, momentum=0.1, dtype=np.float32):
         super().__init__(channels, dtype=dtype)
-        if not (is_finite(eps) and is_finite(momentum) and eps > 0 and 0 <= momentum <= 1):
-            raise ParameterError(
-                f"{self.where}: eps = {eps!r}, momentum = {momentum!r}; expected eps > 0, momentum 0 to 1"
-            )
-        self.eps, self.momentum = float(eps), float(momentum)
+        self.eps = number(self.where, "eps", eps, above=0)
+        self.momentum = number(self.where, "momentum", momentum, least=0, most=1)
         dtype = self.weight.dtype
         self.running_mean, self.running_var = np.zeros(self.channels, dtype), np.ones(self.channels, dtype)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim.ann.graph import Graph
-from nsim.errors import ParameterError
+from nsim.checks import one_of
 
 
 def resnet20(classes=10, *, shortcut="A", dtype=np.float32, seed=None) -> Graph:
@@ -60,8 +60,7 @@ def resnet34(classes=1000, *, dtype=np.float32, seed=None) -> Graph:
 
 
 def _cifar(blocks, classes, shortcut, dtype, seed):
-    if shortcut not in ("A", "B"):
-        raise ParameterError(f'resnet: shortcut = {shortcut!r}; expected "A" or "B"')
+    one_of("resnet", "shortcut", shortcut, ("A", "B"))
     net = Graph(dtype=dtype, seed=seed)
     x = net.relu(_conv_norm(net, net.input((3, 32, 32)), 16, 3, 1, "conv1", "bn1"), name="relu1")
     for stage in range(3):

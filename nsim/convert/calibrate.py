@@ -16,7 +16,7 @@ import numpy as np
 from nsim import ann
 from nsim.ann import parallel
 from nsim.ann.graph import Graph
-from nsim.checks import all_finite, is_number
+from nsim.checks import all_finite, number
 from nsim.convert.neurons import Quantiser
 from nsim.errors import EventWarning, ParameterError, ShapeError
 from nsim.kernels import calibrate as kernels
@@ -135,10 +135,8 @@ def thresholds(
     ParameterError
         If percentile is not above 1 and at most 100, there are no images, or an activation or an output is not finite.
     """
-    if percentile is not None and not (is_number(percentile) and 1 < percentile <= 100):
-        raise ParameterError(
-            f"percentile = {percentile!r}; expected a number above 1, at most 100 (the maximum): 99.9, not 0.999"
-        )
+    if percentile is not None:
+        number("to_spiking", "percentile", percentile, above=1, most=100, hint=" (the maximum): 99.9, not 0.999")
     raised = set(raised)
     nodes = [node for node in net if isinstance(node.operation, ann.ReLU) or node.name in raised]
     found, below = (

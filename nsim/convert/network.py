@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import is_number, whole
+from nsim.checks import number, whole
 from nsim.convert.lower import Population, analog_part, detached, reads_images, without_spikes
 from nsim.convert.neurons import Code
 from nsim.convert.origin import Origin
@@ -151,8 +152,8 @@ class SpikingNetwork:
         classes = self.populations[-1].size
         if len(self.populations[-1].shape) != 1 or classes < 2:
             raise ParameterError(f"predict: the readout has shape {self.populations[-1].shape}; expected classes")
-        if margin is not None and not (is_number(margin) and margin > 0):
-            raise ParameterError(f"predict: margin = {margin!r}; expected a number above 0, or None")
+        if margin is not None:
+            number("predict", "margin", margin, above=0, most=math.inf, hint=", or None")
         if steps < self.first_answer:
             raise ParameterError(f"predict: steps = {steps}; the first complete answer comes after {self.first_answer}")
         if steps < earliest:

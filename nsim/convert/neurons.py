@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import flag, is_number, is_whole
+from nsim.checks import flag, is_number, is_whole, whole
 from nsim.errors import ParameterError
 from nsim.kernels.convert import Steps
 
@@ -87,8 +87,7 @@ def _phases(kind, phases):
 
 
 def _burst(kind, burst):
-    if not (is_whole(burst) and burst >= 1):
-        raise ParameterError(f"convert.{kind}: burst = {burst!r}; expected a whole number of at least 1")
+    whole(f"convert.{kind}", burst=(burst, 1))
     return int(burst)
 
 

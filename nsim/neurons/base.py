@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.checks import flag, is_finite, real_array
+from nsim.checks import flag, number, one_of, real_array
 from nsim.errors import ParameterError, ShapeError
 from nsim.neurons.contract import check_equations
 from nsim.surrogates import FastSigmoid, Surrogate
@@ -239,15 +239,13 @@ class SpikingNeuron(Neuron):
 
     def __init__(self, values, *, reset="subtract", surrogate=None, band=0.2, detach_reset=True, v_init=0.0, learn=()):
         super().__init__(values, v_init=v_init, learn=learn)
-        if reset not in ("subtract", "zero"):
-            raise ParameterError(f'reset = {reset!r}: expected "subtract" or "zero"')
+        one_of(type(self).__name__, "reset", reset, ("subtract", "zero"))
         self.reset, self.detach_reset = reset, flag(type(self).__name__, "detach_reset", detach_reset)
         self.surrogate = FastSigmoid() if surrogate is None else surrogate
         if not isinstance(self.surrogate, Surrogate):
             raise ParameterError(f"surrogate = {surrogate!r}: expected a surrogate such as nsim.FastSigmoid(slope=100)")
-        if band is not None and not (is_finite(band) and band > 0):
-            raise ParameterError(f"band = {band!r}: must be positive, or None for the whole (dense) gradient")
-        self.band = None if band is None else float(band)
+        hint = ", or None for the whole (dense) gradient"
+        self.band = None if band is None else number(type(self).__name__, "band", band, above=0, hint=hint)
 
     @property
     def needs_history(self):

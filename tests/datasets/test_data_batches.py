@@ -132,7 +132,7 @@ def test_transformed_once_for_all_parts():
     assert rest.space == held.space == (3,) and len(rest) + len(held) == 40
     some = [data.transformed([DropEvents(0.5), PoolUnits(5)], seed=seed) for seed in (0, 0, 1)]
     assert some[0].n_events == some[1].n_events != some[2].n_events
-    with pytest.raises(ParameterError, match="transform = 3: expected a transform"):
+    with pytest.raises(ParameterError, match="transformed: transform = 3: expected a function"):
         data.transformed(3)
     with pytest.raises(EventError, match="a unit lies outside 0 to 11"):
         data.transformed(lambda events, rng: events._replace(units=events.units + 12))
@@ -241,7 +241,7 @@ def test_subset_and_items():
     with pytest.raises(ParameterError, match="holds out 0 of 60 samples"):
         data.split(0.01)
     for fraction in ("0.2", None, np.nan):
-        with pytest.raises(ParameterError, match=f"fraction {fraction!r}: expected a number"):
+        with pytest.raises(ParameterError, match=f"split: fraction = {fraction!r}: expected a number above 0 and"):
             data.split(fraction)
     for several in (slice(0, 2), [0, 1], 1.0, "0"):
         with pytest.raises(ParameterError, match=r"expected one whole number; subset\(\[0, 1\]\) chooses several"):

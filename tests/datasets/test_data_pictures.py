@@ -106,7 +106,7 @@ def test_files_that_are_not_right(tmp_path, monkeypatch):
     for content, words in (
         (b"", "0 bytes are no whole number of rows of 3073"),
         (rows(2)[2][:-1], "6145 bytes are no whole"),
-        (rows(3, classes=1)[2][:3073] + b"\x0b" + bytes(3072), "picture 1 has label 11"),
+        (rows(3, classes=1)[2][:3073] + b"\x0b" + bytes(3072), "sample 1 has label 11"),
     ):
         target.write_bytes(content)
         with pytest.raises(DataError, match=words):
@@ -198,14 +198,24 @@ def test_flip_and_shift_move_whole_pictures():
         seen.add(place[0])
     assert len(seen) == 9
     np.testing.assert_array_equal(Shift(0)(images, rng), images)
-    with pytest.raises(ParameterError, match="most = -1"):
-        Shift(-1)
+    for most in (-1, 1.5, "a", None):
+        with pytest.raises(ParameterError, match=f"Shift: most = {most!r}: expected a whole number of at least 0"):
+            Shift(most)
 
 
-@pytest.mark.parametrize("options, words", [({"batch": 0}, "batch = 0"), ({"batch": 30, "drop_last": True}, "only 23")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"batch": 0}, "batch = 0"),
+        ({"batch": 30, "drop_last": True}, "only 23"),
+        ({"transform": 3}, "batches: transform = 3: expected a function, a list of them, or None"),
+        ({"transform": [Flip(), "shift"]}, "batches: transform = .*'shift'"),
+        ({"transform": Flip}, r"transform is the class Flip; make one: Flip\(...\)"),
+    ],
+)
 def test_impossible_batches(options, words):
     with pytest.raises(ParameterError, match=words):
-        made().batches(**options)
+        made().batches(**{"batch": 2} | options)
     with pytest.raises(ParameterError, match="no sample of made is left"):
         made().subset(np.zeros(0, int)).batches(2)
 

@@ -1,5 +1,7 @@
 """The built-in generator: deterministic, in the format of SHD, and of no use to a classifier that ignores time."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -96,7 +98,11 @@ def test_round_trip_through_the_format(tmp_path):
     np.testing.assert_array_equal(arrays["labels"], data.labels)
 
 
-@pytest.mark.parametrize("options", [{"split": "valid"}, {"samples": 0}, {"samples": 1.5}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"split": "valid"}, {"split": ["train"]}, {"samples": 0}, {"samples": 1.5}, {"samples": "a"}, {"seed": -1}],
+)
 def test_impossible_options(options):
-    with pytest.raises(ParameterError, match="Synthetic"):
+    ((name, value),) = options.items()
+    with pytest.raises(ParameterError, match=re.escape(f"Synthetic: {name} = {value!r}: expected ")):
         Synthetic(**options)
