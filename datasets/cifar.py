@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from nsim.checks import class_labels
+from nsim.checks import class_labels, one_of
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged
-from nsim.datasets.find import Source, find, unchecked, unverified
+from nsim.datasets.find import Source, find, named, subset
 from nsim.datasets.pictures import IMAGENET, ImageData
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError
 
 PIXELS = 3 * 32 * 32
 LARGEST = 1 << 28  # bytes that an archive may unpack to; the official ones have 185 million
@@ -68,8 +68,7 @@ class CIFAR10(ImageData):
     label_bytes, names = 1, tuple(NAMES10.split())
 
     def __init__(self, split="train", root=None, *, normalize=IMAGENET, download=True, cache=True):
-        if split not in COUNTS:
-            raise ParameterError(f'{self.title}: split = {split!r}; expected "train" or "test"')
+        one_of(self.title, "split", split, COUNTS)
         source = Source(
             what=f"{self.title} ({split})",
             names=(self.archive, self.parts[split][0], *self.subsets.get(split, ())),
@@ -87,18 +86,11 @@ class CIFAR10(ImageData):
         digests = {file: store.file_digests(file, cache) for file in files}
         key = store.key("cifar", self.title, split, *(fast for fast, _ in digests.values()))
         arrays = store.arrays(key, lambda: self._read(files, split), cache)
-        name = self._name(split, len(arrays["labels"]), {file: md5 for file, (_, md5) in digests.items()})
+        part = subset(len(arrays["labels"]), COUNTS[split], f"{split} images")
+        name = named(self.title, digests, {self.archive: self.md5}, part=part)
         images = arrays["images"].reshape(-1, 3, 32, 32)
         super().__init__(images, arrays["labels"], name=name, classes=self.names, normalize=normalize)
         self.path = path
-
-    def _name(self, split, count, files):
-        if list(files.values()) == [self.md5]:
-            return self.title
-        if count < COUNTS[split]:
-            unchecked(files)
-            return f"{self.title} subset ({count:,} of {COUNTS[split]:,} {split} images)"
-        return unverified(self.title, files)
 
     def _read(self, files, split):
         if files[0].name != self.archive:

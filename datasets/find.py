@@ -13,6 +13,9 @@ from nsim.datasets import cache
 from nsim.errors import EventWarning, MissingDataError
 
 TIMEOUT = 30  # seconds without an answer after which a server counts as unreachable
+UNSEEN = (
+    "cannot be verified: damage may have changed events or labels unseen. Fetch it anew if it should be published data"
+)
 _told = set()  # files that were warned of in this process
 
 
@@ -77,33 +80,42 @@ def find(source, root=None, download=True) -> Path:
     raise MissingDataError(_missing(source, roots, store, root, tried))
 
 
-def unverified(title, files, *, fingerprint=False) -> str:
-    """The name of data from files under published names that are not the published ones, {path: MD5}.
+def named(title, files, published, *, part="", fingerprint=False) -> str:
+    """What data are called: their title alone only where all their files are the published ones.
 
-    Without a `fingerprint` that was checked it warns of each file, once in a process.
+    Of files that nothing shows to be whole it warns, once in a process.
+
+    Parameters
+    ----------
+    title : str
+    files : dict {path: its digests, blake2b and MD5}
+    published : dict {file name: MD5}
+    part : str
+        What the title gets of files that are a part of the published data, or made anew.
+    fingerprint : bool
+        Whether one that lies in the file was compared, so that damage would be seen.
     """
-    for path, md5 in files.items():
-        if not fingerprint:
-            _tell(
-                path,
-                f"its content (MD5 {md5}) is not that of a published file of {title}, so that it cannot be verified: "
-                "damage may have changed events or labels unseen. Fetch it anew if it should be published data",
-            )
-    return f"{title} (unverified copy: {', '.join(path.name for path in files)})"
+    strange = {path: md5 for path, (_, md5) in files.items() if published.get(path.name) != md5}
+    if not strange:
+        return title
+    for path, md5 in strange.items():
+        if fingerprint or (part and path.suffix in (".gz", ".zip")):  # a packed file has a checksum of its own
+            continue
+        if part:
+            why = "it has no checksum and is no published file, so that nothing shows whether it is damaged"
+        elif path.name in published:
+            why = f"its content (MD5 {md5}) is not that of the published file of {title}, so that it {UNSEEN}"
+        else:
+            why = f"of this file no checksum is published, and an archive's vouches for nothing unpacked: it {UNSEEN}"
+        if path.resolve() not in _told:
+            _told.add(path.resolve())
+            warnings.warn(f"{path}: {why}", EventWarning, stacklevel=4)  # the line that makes the data set
+    return f"{title} {part or '(unverified copy: ' + ', '.join(path.name for path in strange) + ')'}"
 
 
-def unchecked(files, *, fingerprint=False):
-    """Of files that are a part of the published data, or made anew, and are named so: warn, once in a process, where
-    neither a packed file's checksum nor a `fingerprint` would show damage."""
-    for path in files:
-        if not fingerprint and path.suffix not in (".gz", ".zip"):
-            _tell(path, "it has no checksum and is no published file, so that nothing shows whether it is damaged")
-
-
-def _tell(path, what):
-    if path.resolve() not in _told:
-        _told.add(path.resolve())
-        warnings.warn(f"{path}: {what}", EventWarning, stacklevel=5)  # the line that makes the data set
+def subset(count, official, what) -> str:
+    """What the title of data gets where they are fewer than the official ones: for `named`."""
+    return f"subset ({count:,} of {official:,} {what})" if count < official else ""
 
 
 def _fetch(name, address, md5, folder):

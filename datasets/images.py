@@ -11,7 +11,7 @@ from nsim.backend import adopted, check_device, on_device, operations
 from nsim.checks import class_labels, number, one_of, real_array, whole
 from nsim.datasets import cache as store
 from nsim.datasets.archives import read_idx
-from nsim.datasets.find import Source, find, unchecked, unverified
+from nsim.datasets.find import Source, find, named, subset
 from nsim.datasets.hdf5 import row_starts
 from nsim.datasets.pictures import UNIT, ImageData
 from nsim.datasets.recordings import EventData, Events
@@ -76,15 +76,14 @@ class FashionMNIST(EventData):
     def __init__(self, split="train", root=None, *, tau=20e-3, threshold=0.2, download=True, cache=True):
         one_of(self.title, "split", split, PARTS)
         _check(self.title, tau, threshold)
-        paths, digests = [], []
-        for kind in ("images-idx3", "labels-idx1"):
-            paths.append(find(self._file(f"{PARTS[split][0]}-{kind}-ubyte"), root, download))
-            digests.append(store.file_digests(paths[-1], cache))
-        fast = [fast for fast, _ in digests]
+        stem, official = PARTS[split]
+        paths = [find(self._file(f"{stem}-{kind}-ubyte"), root, download) for kind in ("images-idx3", "labels-idx1")]
+        digests = {path: store.file_digests(path, cache) for path in paths}
+        fast = [fast for fast, _ in digests.values()]
         arrays = store.arrays(store.key("latency", *fast, tau, threshold), lambda: _read(*paths, tau, threshold), cache)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], (28, 28, 1))
-        strange = {path: md5 for path, (_, md5) in zip(paths, digests, strict=True) if self.md5[path.name] != md5}
-        name = self._name(split, strange, len(arrays["labels"]))
+        part = subset(len(arrays["labels"]), official, f"{split} images")
+        name = named(self.title, digests, self.md5, part=part)
         super().__init__(events, arrays["labels"], name=name, classes=self.names)
         self.path, self._images = paths[0], arrays["images"]
 
@@ -104,14 +103,6 @@ class FashionMNIST(EventData):
             folders=self.folders,
             downloads=((f"{stem}.gz", f"{self.site}{stem}.gz", self.md5[f"{stem}.gz"]),),
         )
-
-    def _name(self, split, strange, count):
-        if not strange:
-            return self.title
-        if count < PARTS[split][1]:
-            unchecked(strange)
-            return f"{self.title} subset ({count:,} of {PARTS[split][1]:,} {split} images)"
-        return unverified(self.title, strange)
 
 
 class MNIST(FashionMNIST):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nsim.checks import replaceable
+from nsim.checks import one_of, replaceable
 from nsim.datasets import cache as store
 from nsim.datasets.archives import damaged, entry_contents, open_zip
-from nsim.datasets.find import Source, find, unchecked, unverified
+from nsim.datasets.find import Source, find, named, subset
 from nsim.datasets.hdf5 import read_recordings, write_shd
 from nsim.datasets.recordings import EventData, Events
-from nsim.errors import DataError, ParameterError
+from nsim.errors import DataError
 
 SIDE, PIXELS = 34, 34 * 34
 OVERFLOW_ROW, OVERFLOW = 240, 2**13  # a record of y = 240 adds 2**13 microseconds to the times that follow
@@ -57,16 +57,17 @@ class NMNIST(EventData):
     checks_events = False
 
     def __init__(self, split="train", root=None, *, polarity="keep", download=True, cache=True):
-        if split not in OFFICIAL:
-            raise ParameterError(f'N-MNIST: split = {split!r}; expected "train" or "test"')
-        if polarity not in ("keep", "merge"):
-            raise ParameterError(f'N-MNIST: polarity = {polarity!r}; expected "keep" or "merge"')
-        path = find(_source(split), root, download)
+        one_of("N-MNIST", "split", split, OFFICIAL)
+        one_of("N-MNIST", "polarity", polarity, ("keep", "merge"))
+        source = _source(split)
+        path = find(source, root, download)
         fast, md5 = store.file_digests(path, cache)
         arrays = store.arrays(store.key("nmnist 2", fast, polarity), lambda: _read(path, polarity, cache), cache)
         space = (SIDE, SIDE, 2 if polarity == "keep" else 1)
         events = Events(arrays["times"], arrays["units"], arrays["starts"], space)
-        name = _name(split, len(arrays["labels"]), path, md5, "fingerprint" in arrays)
+        part = subset(len(arrays["labels"]), OFFICIAL[split], f"{split} recordings")
+        published = {name: md5 for name, _, md5 in source.downloads}
+        name = named("N-MNIST", {path: (fast, md5)}, published, part=part, fingerprint="fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=[str(k) for k in range(10)])
         self.path = path
 
@@ -79,15 +80,6 @@ def _source(split):
         folders=("NMNIST", "N-MNIST", "nmnist", "nmnist-subset"),
         downloads=((f"{split.capitalize()}.zip", f"{MENDELEY}{file}/file_downloaded", md5),),
     )
-
-
-def _name(split, count, path, md5, fingerprint):
-    if count < OFFICIAL[split]:
-        unchecked([path], fingerprint=fingerprint)
-        return f"N-MNIST subset ({count:,} of {OFFICIAL[split]:,} {split} recordings)"
-    if md5 == DOWNLOADS[split][1]:
-        return "N-MNIST"
-    return unverified("N-MNIST", {path: md5}, fingerprint=fingerprint)
 
 
 def _read(path, polarity, cache):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsim.checks import one_of
 from nsim.datasets import cache as store
-from nsim.datasets.find import Source, find, unchecked, unverified
+from nsim.datasets.find import Source, find, named
 from nsim.datasets.hdf5 import read_recordings
 from nsim.datasets.recordings import EventData, Events
-from nsim.errors import ParameterError
 
 UNITS = 700
 ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -67,7 +67,8 @@ class SHD(EventData):
         names = self.names or [k.decode("utf-8", "replace") for k in arrays["names"]]
         if len(names) != self.n_labels:
             names = [str(k) for k in range(self.n_labels)]
-        name = _name(self.title, path, md5, "fingerprint" in arrays)
+        part = "(regenerated)" if "regenerated" in path.parent.name.lower() else ""
+        name = named(self.title, {path: (fast, md5)}, MD5, part=part, fingerprint="fingerprint" in arrays)
         super().__init__(events, arrays["labels"], name=name, classes=names, speakers=arrays.get("speakers"))
         self.path = path
 
@@ -90,8 +91,7 @@ class SSC(SHD):
 
 
 def _file(kind, split, root, download, cache):
-    if split not in kind.splits:
-        raise ParameterError(f"{kind.title}: split = {split!r}; expected one of {', '.join(kind.splits)}")
+    one_of(kind.title, "split", split, kind.splits)
     names = tuple(f"{kind.stem}_{split}.h5{ending}" for ending in ("", ".gz", ".zip"))
     downloads = [(names[2], ZENKE + names[2], MD5.get(names[2])), (names[1], COMPNEURO + names[1], MD5.get(names[1]))]
     source = Source(
@@ -102,12 +102,3 @@ def _file(kind, split, root, download, cache):
     )
     path = find(source, root, download)
     return path, *store.file_digests(path, cache)
-
-
-def _name(title, path, md5, fingerprint):
-    if MD5.get(path.name) == md5:
-        return title
-    if "regenerated" in str(path.parent.name).lower():
-        unchecked([path], fingerprint=fingerprint)
-        return f"{title} (regenerated)"
-    return unverified(title, {path: md5}, fingerprint=fingerprint)

@@ -38,7 +38,7 @@ def test_numbers_within_bounds():
 def test_words_and_functions():
     one_of("f", "x", "b", ("a", "b", "c"))
     for wrong in ("d", None, ["a"], np.zeros(2)):
-        with pytest.raises(ParameterError, match='f: x = .*: expected "a", "b" or "c"'):
+        with pytest.raises(ParameterError, match=r'f: x = .*: expected "a", "b" or "c"'):
             one_of("f", "x", wrong, ("a", "b", "c"))
     assert functions("f", "x", None) == [] and functions("f", "x", abs) == functions("f", "x", (abs,)) == [abs]
     with pytest.raises(ParameterError, match="f: x = 0: expected a function"):

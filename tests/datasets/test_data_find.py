@@ -62,8 +62,8 @@ def test_nothing_found_says_where_and_what_to_do(own_cache, monkeypatch, tmp_pat
 
 
 def test_splits():
-    for kind, split in ((SHD, "valid"), (SSC, "dev")):
-        with pytest.raises(ParameterError, match=f"split = '{split}'; expected one of train"):
+    for kind, split, words in ((SHD, "valid", '"train" or "test"'), (SSC, "dev", '"train", "valid" or "test"')):
+        with pytest.raises(ParameterError, match=f"{kind.title}: split = '{split}': expected {words}"):
             kind(split)
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_the_published_one_is_told_once(shd_file, cache, monk
     with h5py.File(shd_file, "a") as file:
         stamp = file.attrs.pop("nsim_fingerprint")
     said, data = told(make)
-    assert len(said) == 1 and f"{shd_file}: its content (MD5 {md5(shd_file)}) is not that of a published" in said[0]
+    assert len(said) == 1 and f"{shd_file}: its content (MD5 {md5(shd_file)}) is not that of the published" in said[0]
     assert data.name == "SHD (unverified copy: shd_train.h5)"
     find._told.clear()
     monkeypatch.setitem(shd.MD5, "shd_train.h5", md5(shd_file))

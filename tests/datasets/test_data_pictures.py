@@ -81,6 +81,14 @@ def test_an_archive_of_other_content_cannot_be_verified(tmp_path, monkeypatch):
         assert CIFAR10("test", tmp_path).name == "CIFAR-10 (unverified copy: cifar-10-binary.tar.gz)"
 
 
+def test_unpacked_files_are_not_called_other_than_the_published(tmp_path, monkeypatch):
+    (tmp_path / "test_batch.bin").write_bytes(rows(4)[2])
+    monkeypatch.setitem(cifar.COUNTS, "test", 4)
+    with pytest.warns(EventWarning, match="test_batch.bin: .* an archive's vouches for nothing unpacked") as said:
+        assert CIFAR10("test", tmp_path).name == "CIFAR-10 (unverified copy: test_batch.bin)"
+    assert len(said) == 1 and "is not that of" not in str(said[0].message)
+
+
 def test_cifar100_has_the_fine_labels(tmp_path):
     labels, images, content = rows(6, label_bytes=2, seed=2, classes=100)
     archive(tmp_path / "cifar-100-binary.tar.gz", {"cifar-100-binary/test.bin": content})
