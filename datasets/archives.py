@@ -1,4 +1,4 @@
-"""Files from outside: checked unpacking of .gz and .zip, idx arrays, digests; and writing that cannot half-happen."""
+"""Files from outside: checked unpacking of .gz and .zip, idx arrays, digests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import gzip
 import hashlib
 import os
-import secrets
 import shutil
 import struct
 import tarfile
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nsim.checks import replaceable
 from nsim.errors import DataError, NsimError
 
 CHUNK = 1 << 20
@@ -70,25 +68,6 @@ def enough_space(folder, needed):
             f"the disk is full: {needed:,} bytes are needed in {folder}; make room, or write elsewhere: NSIM_CACHE "
             "names the folder of the cache, and data loaded with cache=False stay in memory"
         ) from error
-
-
-@contextlib.contextmanager
-def atomic(path):
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
-
-    DataError where a folder, device or pipe has that path.
-    """
-    path = Path(path)
-    replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def digests(path) -> tuple[str, str]:

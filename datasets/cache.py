@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 import warnings
@@ -19,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from nsim.datasets.archives import atomic, digests, enough_space
+from nsim.datasets.archives import digests, enough_space
+from nsim.files import atomic, sweep, unfinished
 
 VERSION = 1  # of the meaning of the arrays: a change makes new entries
 SETTLED = 2.0  # seconds after which a file that changes again is sure to show another time stamp
-ABANDONED = 86_400.0  # seconds after which a partial entry belongs to no living process
 
 
 def folder() -> Path:
@@ -123,11 +122,8 @@ def _rows(starts, size):
 
 def _write(entry, made):
     entry.parent.mkdir(parents=True, exist_ok=True)
-    for old in entry.parent.glob(".*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > ABANDONED:
-                shutil.rmtree(old)
-    partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}.partial")
+    sweep(entry.parent)
+    partial = unfinished(entry)
     try:
         with enough_space(entry.parent, sum(a.nbytes for a in made.values())):
             partial.mkdir()
@@ -153,7 +149,7 @@ def _save(path, a):
 def _rename(partial, entry):
     """Put a finished entry in its place; a whole one that another process was quicker to make stays."""
     if entry.exists() and _open(entry) is None:
-        broken = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}.partial")
+        broken = unfinished(entry)
         with contextlib.suppress(FileNotFoundError):
             os.rename(entry, broken)
         shutil.rmtree(broken, ignore_errors=True)

@@ -14,9 +14,10 @@ import h5py
 import numpy as np
 
 from nsim.checks import class_labels, replaceable
-from nsim.datasets.archives import atomic, enough_space, unpacked
+from nsim.datasets.archives import enough_space, unpacked
 from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, check_times, flatten
 from nsim.errors import DataError
+from nsim.files import atomic
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
 

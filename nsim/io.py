@@ -6,12 +6,10 @@ and the SHA-256 of all that follows. It is checked first, so that a damaged file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import secrets
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import numpy as np
 from nsim import foreign, nn, optim
 from nsim.checks import real_array, replaceable
 from nsim.errors import DataError, NsimError, ParameterError
+from nsim.files import atomic
 
 VERSION = 1
 BLOCK = 512
@@ -71,7 +70,12 @@ def save(path, net, opt=None, **meta):
             _write_arrays(group.create_group("state"), opt.state_dict())
         _write_meta(file, meta)
     body = image.getvalue()[BLOCK:]
-    _replace(path, _header(body) + body)
+    try:
+        with atomic(path) as unfinished:
+            unfinished.write_bytes(_header(body) + body)
+    except OSError as error:
+        kept = "; what was there before is kept" if path.exists() else ""
+        raise DataError(f"{path} could not be written: {error.strerror or error}{kept}") from error
 
 
 def load(path):
@@ -224,32 +228,8 @@ def _target(path) -> Path:
         raise DataError(f'path = {path!r} names no file; give one such as "net.h5"')
     if not Path(path).parent.is_dir():
         raise DataError(f"{path} could not be written: there is no folder {Path(path).parent}; make it first")
-    replaceable(path)
+    replaceable(path)  # before anything is computed
     return Path(path)
-
-
-def _replace(path, content):
-    """Write content under a temporary name, flush it to the disk, and rename it to path."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            kept = "; what was there before is kept" if path.exists() else ""
-            raise DataError(f"{path} could not be written: {error.strerror or error}{kept}") from error
-        raise
-    with contextlib.suppress(OSError):  # the rename itself is on the disk once the folder is; not all systems can
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _read(path, size=-1):

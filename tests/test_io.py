@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from nsim import io, nn, optim
 from nsim.datasets import convert_nmnist, write_shd
-from nsim.datasets.archives import atomic
 from nsim.errors import DataError, NsimError, ParameterError
+from nsim.files import atomic
 from nsim.neurons import ALIF, LI, LIF
 from tests import cases
 

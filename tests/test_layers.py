@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A module imports from lower lines only, or from its own where no circle comes about.
 ORDER = [
-    ["nsim.errors", "nsim.checks", "nsim.arrays", "nsim.cuda"],
+    ["nsim.errors", "nsim.checks", "nsim.arrays", "nsim.files", "nsim.cuda"],
     ["nsim.surrogates"],
     ["nsim.neurons", "nsim.kernels"],
     ["nsim.active", "nsim.events", "nsim.times", "nsim.windows"],

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from nsim.datasets import SHD, cache, write_shd
-from nsim.datasets.archives import atomic, enough_space
+from nsim.datasets.archives import enough_space
 from nsim.errors import DataError
+from nsim.files import atomic
 
 
 def arrays(k=5):
@@ -29,7 +30,7 @@ def same(a, b):
 
 
 def left_over(folder):
-    return [p.name for p in folder.rglob("*.partial")]
+    return [p.name for p in folder.rglob("*.tmp")]
 
 
 def test_built_once_and_memory_mapped(own_cache):
@@ -180,7 +181,7 @@ def test_a_process_killed_while_writing_leaves_no_entry(own_cache):
     )
     code = subprocess.run([sys.executable, "-c", script], env={**os.environ, "NSIM_CACHE": str(own_cache)}).returncode
     assert code == 9 and len(left_over(own_cache)) == 1 and not (own_cache / "events" / "entry").exists()
-    partial = next((own_cache / "events").glob("*.partial"))
+    partial = next((own_cache / "events").glob("*.tmp"))
     assert same(cache.arrays("entry", arrays), arrays()) and partial.exists()  # may belong to a living process
     os.utime(partial, (1e9, 1e9))
     cache.arrays("other", arrays)
