@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import h5py
@@ -15,105 +12,135 @@ import numpy as np
 
 from nsim.checks import class_labels, replaceable
 from nsim.datasets.archives import enough_space, unpacked
-from nsim.datasets.hdf5_child import BLOCK, Fingerprint, Refused, check_times, flatten
 from nsim.errors import DataError
 from nsim.files import atomic
+from nsim.hdf5 import Reader
 
-CHILD = Path(__file__).with_name("hdf5_child.py")
+BLOCK = 256  # samples read at a time; their number takes 8 bits of a sort key
+TIME_BITS, UNIT_BITS = 31, 16  # microseconds up to 35 minutes, 65,536 units
+LONGEST = 2**TIME_BITS * 1e-6 - 1  # seconds
+# Kinds of NumPy's types, in words.
+KINDS = {"f": "floats (seconds)", "iu": "whole numbers, of an integer type", "S": "names, as bytes"}
 
 
-class Reader:
-    """A child process that reads HDF5 files, so that a damaged one can neither crash nor stall this process.
+def sort_events(samples, us, units):
+    """Times (int64 microseconds) and units (uint64) in order of (sample, time, unit); fewer than 2**17 samples."""
+    key = (samples.astype(np.uint64) << np.uint64(TIME_BITS + UNIT_BITS)) | (
+        us.astype(np.uint64) << np.uint64(UNIT_BITS)
+    )
+    key |= units.astype(np.uint64)
+    key.sort()
+    return (key >> np.uint64(UNIT_BITS)).astype(np.int64) & (2**TIME_BITS - 1), key & np.uint64(2**UNIT_BITS - 1)
 
-    Parameters
-    ----------
-    seconds : float, optional
-        Time after which a file counts as damaged. Default: two minutes, and a second more for each 2 MB.
 
-    Used as a context manager; one Reader may read many files, and starts a new child after a crash.
+def _check_times(path, seconds, samples):
+    """Refuse times (float [E]) that no recording can have; `samples` [E] are the numbers of theirs."""
+    bad = ~((seconds >= 0) & (seconds < LONGEST))  # NaN is neither
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise DataError(
+            f"{path}: sample {samples[k]} has an event at {seconds[k]} s; times are seconds (of microseconds, "
+            f"times * 1e-6), finite, not negative, < {LONGEST:.0f}"
+        )
+
+
+def _flat(path, times, units, n, first):
+    """Times (seconds) and units of some samples, each as (counts, values), checked and in order.
+
+    Returns
+    -------
+    counts int64 [samples], us int32 [E], units uint16 [E], in order of (sample, time, unit).
+
+    Raises DataError, naming the sample (counted from `first`) and the value.
     """
-
-    def __init__(self, seconds=None):
-        self.seconds = seconds
-        self.child = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        if self.child is not None:
-            self.child.kill()
-            self.child.communicate()
-            self.child = None
-
-    def read(self, path, n):
-        """All arrays of one .h5 file; see `read_recordings`."""
-        path = Path(path)
-        if self.child is None:
-            quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            self.child = subprocess.Popen(
-                [sys.executable, "-P", str(CHILD)], env=quiet,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        seconds = 120 + path.stat().st_size / 2e6 if self.seconds is None else self.seconds
-        late = threading.Event()
-        timer = threading.Timer(seconds, lambda: (late.set(), self.child.kill()))
-        timer.start()
-        try:
-            self.child.stdin.write(json.dumps({"path": str(path.resolve()), "n": n}).encode() + b"\n")
-            self.child.stdin.flush()
-            error, arrays, names = _collect(self.child.stdout)
-        except (EOFError, BrokenPipeError):
-            code = self.child.wait()
-            self.close()
-            why = f"took more than {seconds:.0f} s" if late.is_set() else f"crashed (exit status {code})"
-            raise DataError(f"{path}: the HDF5 library {why} on this file: damaged; fetch or make it anew") from None
-        except BaseException:
-            self.close()  # half an answer may still be in the pipe
-            raise
-        finally:
-            timer.cancel()
-        if error:
-            raise DataError(f"{path}: {error}")
-        return arrays, names
+    (counts, t), (others, u) = times, units
+    if (counts != others).any():
+        k = int(np.argmax(counts != others))
+        raise DataError(f"{path}: sample {first + k} has {counts[k]} times and {others[k]} units")
+    sample, t = np.repeat(np.arange(len(counts)), counts), t.astype(np.float64)  # float16 microseconds overflow
+    _check_times(path, t, first + sample)
+    bad = ~((u >= 0) & (u < n) & (u == np.floor(u)))
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise DataError(
+            f"{path}: sample {first + sample[k]} has an event of unit {u[k]}; expected 0 to {n - 1}, whole numbers"
+        )
+    us, u = sort_events(sample, np.rint(t * 1e6), u)
+    return counts, us.astype(np.int32), u.astype(np.uint16)
 
 
-def _collect(stream):
-    """One answer of the child: (error or None, arrays, class names)."""
-    blocks = []
-    while True:
-        header = json.loads(_whole(stream.readline(), b"\n"))
-        if "block" not in header:
-            break
-        samples, events = header["block"]
-        blocks.append([_array(stream, *of) for of in ((np.int64, samples), (np.int32, events), (np.uint16, events))])
-    if "error" in header:
-        return header["error"], None, None
-    counts, times, units = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    labels, speakers = (_array(stream, np.int64, k) for k in header["end"])
-    arrays = {"times": times, "units": units, "starts": row_starts(counts), "labels": labels}
-    if len(speakers):
-        arrays["speakers"] = speakers
-    if header["fingerprint"]:
-        arrays["fingerprint"] = np.frombuffer(bytes.fromhex(header["fingerprint"]), np.uint8)
-    return None, arrays, header["names"]
+def _joined(records):
+    """Counts and values of records, as `_flat` takes them."""
+    return np.array([len(record) for record in records], np.int64), np.concatenate(records)
 
 
-def _whole(data, end):
-    if not data.endswith(end):
-        raise EOFError
-    return data
+class _Fingerprint:
+    """Running digest of recordings as they come out of `_flat`, of labels, speakers and class names."""
+
+    def __init__(self):
+        self.hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, *arrays):
+        for a in arrays:
+            self.hash.update(np.ascontiguousarray(a).data)
+
+    def add_labels(self, labels, speakers, names):
+        self.add(labels, speakers, np.frombuffer(json.dumps(names).encode(), np.uint8))
+
+    def hex(self):
+        return self.hash.hexdigest()
 
 
-def _array(stream, dtype, count):
-    size = count * np.dtype(dtype).itemsize
-    data = stream.read(size)
-    if len(data) != size:
-        raise EOFError
-    return np.frombuffer(data, dtype)
+def _dataset(path, file, name, kinds):
+    """Length and type of a dataset with one value or record a sample, its (base) type of the given kinds."""
+    found, records = file.describe(name), name.startswith("spikes/")
+    if "held" in found:
+        raise DataError(f"{path}: no dataset {name!r}; the file holds {found['held']}")
+    shape, dtype = found["shape"], np.dtype(found["dtype"])
+    if shape is None or len(shape) != 1 or found["records"] != records or dtype.kind not in kinds:
+        raise DataError(
+            f"{path}: dataset {name!r} has shape {shape} and type {dtype}; expected "
+            f"{'a record' if records else 'one'} of {KINDS[kinds]} for each sample"
+        )
+    return shape[0], dtype
+
+
+def _recordings(path, file, size, n):
+    """All of an open file of `size` bytes, block by block: nothing that is read is larger than the file."""
+    times, time_type = _dataset(path, file, "spikes/times", "f")
+    units, unit_type = _dataset(path, file, "spikes/units", "iu")
+    total, _ = _dataset(path, file, "labels", "iu")
+    if not 0 < total <= size or times != total or units != total:
+        raise DataError(f"{path}: {times} records of times, {units} of units, {total} labels; expected as many of each")
+    stamp, blocks, events = _Fingerprint(), [], 0
+    for first in range(0, total, BLOCK):
+        last = min(first + BLOCK, total)
+        block = (file.read(f"spikes/{what}", first, last) for what in ("times", "units"))
+        blocks.append(_flat(path, *block, n, first))
+        stamp.add(*blocks[-1])
+        events += len(blocks[-1][1])
+        if events * (time_type.itemsize + unit_type.itemsize) > size:
+            raise DataError(
+                f"{path}: records overlap: the first {last} samples claim more events than the file has bytes"
+            )
+    counts, us, flat = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    arrays = {"times": us, "units": flat, "starts": row_starts(counts)}
+    arrays["labels"], people, names = file.read("labels").astype(np.int64), np.zeros(0, np.int64), []
+    if "held" not in file.describe("extra/speaker"):
+        _dataset(path, file, "extra/speaker", "iu")
+        arrays["speakers"] = people = file.read("extra/speaker").astype(np.int64)
+        if len(people) != total:
+            raise DataError(f"{path}: {len(people)} speakers for {total} samples")
+    if "held" not in file.describe("extra/keys"):
+        _dataset(path, file, "extra/keys", "S")
+        names = [k.decode("utf-8", "replace") for k in file.read("extra/keys")]
+    stamp.add_labels(arrays["labels"], people, names)
+    stored = file.attribute("nsim_fingerprint")
+    if stored not in (None, stamp.hex()):
+        raise DataError(f"{path}: the recordings do not match the fingerprint stored with them: the file is damaged")
+    if stored:
+        arrays["fingerprint"] = np.frombuffer(bytes.fromhex(stored), np.uint8)
+    return arrays, names
 
 
 def row_starts(counts):
@@ -132,7 +159,7 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
         `spikes/times` (seconds, any float), `spikes/units`, `labels`; optionally `extra/speaker`, `extra/keys`.
     n, classes : int
         Units are 0 to n - 1 (n up to 65,536), labels 0 to classes - 1.
-    reader : Reader, optional
+    reader : nsim.hdf5.Reader, optional
         Used for many files in a row.
     scratch : path, optional
         Folder to unpack into.
@@ -158,11 +185,8 @@ def read_recordings(path, *, n, classes, reader=None, scratch=None):
     if reader is None:
         with Reader() as reader:
             return read_recordings(path, n=n, classes=classes, reader=reader, scratch=scratch)
-    with unpacked(path, scratch) as plain:
-        try:
-            arrays, names = reader.read(plain, n)
-        except DataError as error:
-            raise DataError(str(error).replace(str(plain), str(path))) from None
+    with unpacked(path, scratch) as plain, reader.open(plain, path) as file:
+        arrays, names = _recordings(path, file, plain.stat().st_size, n)
     class_labels(path, arrays["labels"], classes, error=DataError)
     return arrays, names
 
@@ -196,15 +220,13 @@ def write_shd(path, times, units, labels, *, n=700, speakers=None, names=None, d
     names = [str(k) for k in names or []]
     if not len(times) == len(units) == len(labels) or len(people) not in (0, len(labels)) or len(labels) == 0:
         raise DataError(f"{len(times)} times, {len(units)} units, {len(labels)} labels, {len(people)} speakers")
-    stamp = Fingerprint()
-    try:
-        for k, t in enumerate(times):  # before float16, which makes infinity of what is too late
-            check_times(t, np.full(len(t), k))
-        times = [t.astype(dtype, copy=False) for t in times]
-        for k in range(0, len(times), BLOCK):
-            stamp.add(*flatten(times[k : k + BLOCK], units[k : k + BLOCK], n, k))
-    except Refused as error:
-        raise DataError(f"{path}: {error}") from None
+    stamp = _Fingerprint()
+    for k, t in enumerate(times):  # before float16, which makes infinity of what is too late
+        _check_times(path, t, np.full(len(t), k))
+    times = [t.astype(dtype, copy=False) for t in times]
+    for k in range(0, len(times), BLOCK):
+        part = slice(k, k + BLOCK)
+        stamp.add(*_flat(path, _joined(times[part]), _joined(units[part]), n, k))
     stamp.add_labels(labels, people, names)
     image = io.BytesIO()  # a full disk under the HDF5 library ends in a crash; in memory 6 to 10 bytes an event
     with h5py.File(image, "w") as file:

@@ -14,8 +14,7 @@ import numpy as np
 
 from nsim.checks import one_of, whole
 from nsim.datasets import cache as store
-from nsim.datasets.hdf5 import row_starts
-from nsim.datasets.hdf5_child import sort_events
+from nsim.datasets.hdf5 import row_starts, sort_events
 from nsim.datasets.recordings import EventData, Events
 from nsim.datasets.shd import ENGLISH, GERMAN, UNITS
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from nsim.errors import DataError
+from nsim.hdf5 import Reader
 
 # Of numbers in .safetensors files. NumPy has no BF16, the upper half of a float32: it is widened, without loss.
 SAFETENSORS = {
@@ -54,34 +50,13 @@ def safetensors(path) -> dict:
     return arrays
 
 
-# Run by a Python of its own: the HDF5 library can crash or loop for ever on a damaged file.
-_CHILD = """
-import json, sys, h5py, numpy as np
-found = {}
-with h5py.File(sys.argv[1], "r") as file:
-    file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-for name, a in found.items():
-    a = np.asarray(a)
-    if a.dtype.kind not in "biuf":
-        sys.exit(f"array {name!r} has dtype {a.dtype}, not numbers")
-    header = json.dumps([name, a.dtype.str, a.shape]) + chr(10)
-    sys.stdout.buffer.write(header.encode() + a.tobytes())
-"""
-
-
-def hdf5(path, seconds=120) -> dict:
+def hdf5(path) -> dict:
     """All arrays of an HDF5 file by their path, read in a process of its own."""
-    command = [sys.executable, "-P", "-c", _CHILD, os.fspath(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: damaged: reading it took more than {seconds} s") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DataError(f"{path}: not readable: {reason[-1] if reason else 'the HDF5 library crashed on it'}")
-    stream, arrays = io.BytesIO(done.stdout), {}
-    while line := stream.readline():
-        name, dtype, shape = json.loads(line)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        arrays[name] = np.frombuffer(stream.read(size), dtype).reshape(shape).copy()
-    return arrays
+    with Reader() as reader, reader.open(path) as file:
+        arrays = {}
+        for name in file.names():
+            found = file.describe(name)
+            if found["records"] or np.dtype(found["dtype"]).kind not in "biuf":
+                raise DataError(f"{path}: array {name!r} has dtype {found['dtype']}, not numbers")
+            arrays[name] = file.read(name)
+        return arrays

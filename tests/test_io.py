@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 
 import h5py
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nsim import io, nn, optim
+from nsim import hdf5, io, nn, optim
 from nsim.datasets import convert_nmnist, write_shd
 from nsim.errors import DataError, NsimError, ParameterError
 from nsim.files import atomic
@@ -335,6 +336,24 @@ def test_damaged_foreign_hdf5_costs_no_crash(tmp_path):
             io.read_weights(tmp_path / "bad.h5")
         except DataError as error:
             assert "bad.h5" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_foreign_hdf5_file_that_claims_more_than_it_holds(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("w", (2**31,), "f4", chunks=(2**20,))  # 8 GB, of which none was written
+    assert (tmp_path / "w.h5").stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"w\.h5: it claims more data than the memory holds"):
+        io.read_weights(tmp_path / "w.h5")
+
+
+def test_a_crash_of_the_hdf5_library_on_foreign_weights(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["w"] = np.arange(5)
+    (tmp_path / "child.py").write_text("import os; os.abort()")
+    monkeypatch.setattr(hdf5, "CHILD", tmp_path / "child.py")
+    with pytest.raises(DataError, match=r"w\.h5: the HDF5 library crashed \(exit status -?\d+\) on this file: damaged"):
+        io.read_weights(tmp_path / "w.h5")
 
 
 def test_another_split_of_the_same_size_is_other_data():

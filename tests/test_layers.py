@@ -19,7 +19,8 @@ ORDER = [
     ["nsim.nn", "nsim.losses", "nsim.optim"],
     ["nsim.ann"],
     ["nsim.convert"],
-    ["nsim.foreign", "nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
+    ["nsim.hdf5", "nsim.hdf5_child", "nsim.foreign"],
+    ["nsim.io", "nsim.evaluation", "nsim.blame", "nsim.train", "nsim.plot", "nsim.datasets"],
     ["nsim"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from nsim.datasets.archives import read_idx
-from nsim.datasets.hdf5 import Reader, read_recordings
+from nsim.datasets.hdf5 import read_recordings
 from nsim.datasets.images import _read as read_images
 from nsim.datasets.nmnist import NMNIST
 from nsim.errors import NsimError
+from nsim.hdf5 import Reader
 
 MUTATIONS = 1000
 SECONDS = 10  # after which the reading of a file of some kilobytes counts as a hang
