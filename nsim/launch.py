@@ -89,8 +89,8 @@ def matrices(layer):
 def forward(layer, spikes, *, keep, state=None, trace=None, source=None) -> tuple[Spikes, tuple]:
     """Sweep a spiking layer over `spikes`.
 
-    `keep` says whether the active set is wanted; `state` = (states, u) to go on from; `product` forces the form of the
-    drive; `rows` replaces the events that the drive is taken from. Returns the spikes and the state after the end.
+    `keep` says whether the active set is wanted; `state` = (states, u) to go on from; `trace` is what to record;
+    `source` replaces the events that the drive is taken from. Returns the spikes and the state after the end.
     """
     size, steps, _ = spikes.shape
     n, room = layer.n_out, layer.room

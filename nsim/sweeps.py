@@ -79,7 +79,7 @@ def integrate(layer, spikes: Spikes) -> Tensor:
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
     """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
 
-    `state`, `product` and `rows` as in `launch.forward`; `reduce=None` gives the trace, whatever the neuron says.
+    `state` and `source` as in `launch.forward`; `reduce=None` gives the trace, whatever the neuron says.
     """
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape

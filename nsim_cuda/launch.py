@@ -91,6 +91,11 @@ def rows_of(spikes, delay=0) -> Rows:
     return Rows(spikes.ptr, spikes.indices, values, spikes.tiles, spikes.width, -delay)
 
 
+def drive_of(layer, spikes, source=None) -> Rows:
+    """The events that the drive is taken from: those of a `source` (a run), where there is one."""
+    return rows_of(spikes, layer.delay) if source is None else rows_of(source)
+
+
 def kept(layer, name, key, make):
     """Something on the device that stays the same from call to call, made anew when `key` changes."""
     store = room_of(layer).kept
@@ -172,7 +177,7 @@ def _lists(rows, steps, n, entries, dtype, with_u):
     return Lists(ptr, memory.empty(rows * entries, index_dtype(n)), u, entries)
 
 
-def forward(layer, spikes, *, keep, state=None, rows=None, trace=None) -> tuple[DeviceSpikes, memory.DeviceArray]:
+def forward(layer, spikes, *, keep, state=None, trace=None, source=None) -> tuple[DeviceSpikes, memory.DeviceArray]:
     """Sweep a spiking layer over `spikes`; returns the spikes and the states after the end.
 
     Where a tape records and the layer has run before, nothing waits for the device: lists that prove too short are told
@@ -187,7 +192,7 @@ def forward(layer, spikes, *, keep, state=None, rows=None, trace=None) -> tuple[
     while True:
         fired = _lists(size * tiles, steps, n, room.entries(0, steps, width), layer.weight.dtype, False)
         sites = _lists(size * tiles, steps, n, room.entries(1, steps, width) if keep else 0, layer.weight.dtype, True)
-        needs, after = _sweep(layer, spikes, fired, sites, state, rows, trace)
+        needs, after = _sweep(layer, spikes, fired, sites, state, trace, source)
         told.sweeps.append((room, needs))
         if not waits:
             break
@@ -205,7 +210,7 @@ def forward(layer, spikes, *, keep, state=None, rows=None, trace=None) -> tuple[
     return out, after
 
 
-def _sweep(layer, spikes, fired, sites, state, rows, trace):
+def _sweep(layer, spikes, fired, sites, state, trace, source=None):
     size, steps, _ = spikes.shape
     n, dtype = layer.n_out, layer.weight.dtype
     tiles, width = jit.tiles(n, layer.weight_rec is not None)
@@ -218,7 +223,7 @@ def _sweep(layer, spikes, fired, sites, state, rows, trace):
     fill(needs, 0)
     jit.start(
         compiled(layer, "forward"), size * tiles, jit.block_for(width), steps, tiles, width,
-        rows_of(spikes, layer.delay) if rows is None else rows, (*matrices(layer), discretised(layer, spikes.dt)),
+        drive_of(layer, spikes, source), (*matrices(layer), discretised(layer, spikes.dt)),
         dtype.type(band_of(layer)), state, fired, sites, needs, no_trace(dtype) if trace is None else trace,
         status().flags,
     )  # fmt: skip
@@ -240,7 +245,7 @@ def closest(layer, spikes, active, g, asked):
     fill(when, -1)
     none = _lists(0, steps, n, 0, dtype, False)
     trace = no_trace(dtype)._replace(wanted=wanted, best=best, when=when)
-    _sweep(layer, spikes, none, none, None, None, trace)
+    _sweep(layer, spikes, none, none, None, trace)
     _, at_closest = compiled_surrogate(layer.neuron.surrogate, dtype)
     jit.start(at_closest, size, jit.block_for(n), wanted, best, when, grad)
     return when, best

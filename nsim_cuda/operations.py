@@ -76,12 +76,11 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
         (states, acc), done = (part.copy() for part in state[:2]), state[2]
     out = memory.empty((size, steps, n), dtype) if reduce is None else nothing(dtype, 3)
     where = full((size, n), np.int32, 0) if mode == readout.MAX else nothing(np.int32, 2)
-    rows = launch.rows_of(spikes, layer.delay) if source is None else launch.rows_of(source)
     threads = jit.block_for(n)
     jit.start(
         launch.compiled(layer, "forward"), (size, -(-n // threads)), threads, mode, steps,
-        spikes.lengths_on_device(), rows, (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out,
-        acc, where,
+        spikes.lengths_on_device(), launch.drive_of(layer, spikes, source),
+        (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out, acc, where,
     )  # fmt: skip
     done = done + (steps if spikes.lengths is None else spikes.lengths)
     result = out if reduce is None else acc / _divisor(done, dtype) if reduce == "mean" else acc
@@ -98,7 +97,7 @@ def run_spiking(layer, spikes, source, inner, watch):
         values = memory.empty((size, steps, len(names), len(watch)), dtype)
         changes |= {"watch": memory.put(watch, np.int32), "values": values}
     out, states = launch.forward(
-        layer, spikes, keep=False, state=None if inner is None else inner[0], rows=launch.rows_of(source),
+        layer, spikes, keep=False, state=None if inner is None else inner[0], source=source,
         trace=launch.no_trace(dtype)._replace(**changes),
     )  # fmt: skip
     traced = status.read(changes["values"]) if watch.size else None
