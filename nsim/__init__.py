@@ -8,6 +8,7 @@ from nsim.errors import (
     EventError,
     EventWarning,
     GradientError,
+    MissingDataError,
     MissingPackageError,
     NsimError,
     ParameterError,

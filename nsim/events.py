@@ -8,7 +8,7 @@ import numpy as np
 
 from nsim.checks import all_finite, is_whole, plain_array, real_array
 from nsim.errors import EventError, EventWarning, GradientError, ShapeError
-from nsim.kernels.assemble import rows_from_events
+from nsim.kernels.assemble import assemble
 from nsim.times import bins, microseconds, tick
 
 MOST = 2**31  # events of one neuron and step
@@ -181,12 +181,12 @@ class Spikes:
         if samples.size and np.any(np.diff(samples) < 0):
             order = np.argsort(samples, kind="stable")
             samples, us, units = samples[order], us[order], units[order]
-        starts = np.searchsorted(samples, np.arange(batch + 1))
-        indptr, indices, late = rows_from_events(starts, bins(us, dt, binning), units, steps, n)
-        if late:
+        starts, at = np.searchsorted(samples, np.arange(batch + 1)), bins(us, dt, binning)
+        indptr, indices, late, _ = assemble(at, units, starts[:-1], starts[1:], width=1, steps=steps, n=n)
+        if late.any():
             warnings.warn(
-                f"{late} of {us.size} events lie at or after {steps} steps of {dt} s and were left out; "
-                f"give steps >= {int(bins(us, dt, binning).max()) + 1} to keep them",
+                f"{late.sum()} of {us.size} events lie at or after {steps} steps of {dt} s and were left out; "
+                f"give steps >= {int(at.max()) + 1} to keep them",
                 EventWarning,
                 stacklevel=2,
             )

@@ -36,7 +36,20 @@ def _positive(name, value):
 
 
 class FastSigmoid(Surrogate):
-    """g(u) = 1 / (slope |u| + 1)^2. Source: Zenke & Ganguli 2018; slope 100 as in Perez-Nieves & Goodman 2021."""
+    """g(u) = 1 / (slope |u| + 1)^2.
+
+    Parameters
+    ----------
+    slope : float, per unit of the drive
+        g is 1/4 at |u| = 1 / slope.
+
+    Raises
+    ------
+    ParameterError
+        If slope is not positive and finite.
+
+    Source: Zenke & Ganguli 2018; slope 100 as in Perez-Nieves & Goodman 2021.
+    """
 
     def __init__(self, slope=100.0):
         self.slope = _positive("slope", slope)
@@ -57,7 +70,20 @@ STAND_IN = FastSigmoid()
 
 
 class ATan(Surrogate):
-    """g(u) = (alpha / 2) / (1 + (pi alpha u / 2)^2). Source: Fang et al. 2021, their arctangent surrogate."""
+    """g(u) = (alpha / 2) / (1 + (pi alpha u / 2)^2).
+
+    Parameters
+    ----------
+    alpha : float, per unit of the drive
+        g is half its peak of alpha / 2 at |u| = 2 / (pi alpha).
+
+    Raises
+    ------
+    ParameterError
+        If alpha is not positive and finite.
+
+    Source: Fang et al. 2021, their arctangent surrogate.
+    """
 
     def __init__(self, alpha=2.0):
         self.alpha = _positive("alpha", alpha)
@@ -73,7 +99,20 @@ class ATan(Surrogate):
 
 
 class Triangular(Surrogate):
-    """g(u) = max(0, 1 - slope |u|). Source: Esser et al. 2016; Bellec et al. 2018 scale it by 0.3."""
+    """g(u) = max(0, 1 - slope |u|).
+
+    Parameters
+    ----------
+    slope : float, per unit of the drive
+        g is 0 from |u| = 1 / slope on.
+
+    Raises
+    ------
+    ParameterError
+        If slope is not positive and finite.
+
+    Source: Esser et al. 2016; Bellec et al. 2018 scale it by 0.3.
+    """
 
     def __init__(self, slope=1.0):
         self.slope = _positive("slope", slope)
@@ -88,7 +127,20 @@ class Triangular(Surrogate):
 
 
 class Boxcar(Surrogate):
-    """g(u) = 1 / (2 width) where |u| < width, else 0. Source: Kaiser et al. 2020."""
+    """g(u) = 1 / (2 width) where |u| < width, else 0.
+
+    Parameters
+    ----------
+    width : float, units of the drive
+        Half of the width of the box, whose area is 1.
+
+    Raises
+    ------
+    ParameterError
+        If width is not positive and finite.
+
+    Source: Kaiser et al. 2020.
+    """
 
     def __init__(self, width=0.5):
         self.width = _positive("width", width)
@@ -103,7 +155,20 @@ class Boxcar(Surrogate):
 
 
 class Sigmoid(Surrogate):
-    """g(u) = slope f (1 - f) with f = 1 / (1 + exp(-slope u)). Source: Zenke & Vogels 2021."""
+    """g(u) = slope f (1 - f) with f = 1 / (1 + exp(-slope u)).
+
+    Parameters
+    ----------
+    slope : float, per unit of the drive
+        Its peak is slope / 4, its area 1.
+
+    Raises
+    ------
+    ParameterError
+        If slope is not positive and finite.
+
+    Source: Zenke & Vogels 2021.
+    """
 
     def __init__(self, slope=25.0):
         self.slope = _positive("slope", slope)
@@ -121,6 +186,15 @@ class Sigmoid(Surrogate):
 
 class Custom(Surrogate):
     """A surrogate from one function of u: Numba must be able to compile it (arithmetic, math, NumPy scalars).
+
+    Parameters
+    ----------
+    g : function of one number u, units of the drive, to one number
+
+    Raises
+    ------
+    ParameterError
+        If g is no function; at the first training step, if Numba cannot compile it or it gives no number.
 
     >>> neuron = nsim.LIF(surrogate=nsim.surrogates.Custom(lambda u: math.exp(-10 * abs(u))))
     """

@@ -104,7 +104,7 @@ class Tensor:
         return len(self.data)
 
     def numpy(self) -> np.ndarray:
-        """The data as a NumPy array: themselves on the CPU, else a copy, once the device has made them."""
+        """The data as a NumPy array: no copy on the CPU; from a device a copy, made once it has finished."""
         return moved(self.data, "cpu")
 
     def set(self, values):
@@ -235,7 +235,7 @@ def _held(vjp) -> list:
 def saved_bytes(value) -> int:
     """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted.
 
-    The input batch is, and is freed only when the caller drops it too.
+    The input batch is counted, although the caller may hold it anyway.
     """
     if value.node is None:
         return 0

@@ -8,7 +8,7 @@ import pytest
 
 from nsim.errors import EventError, ShapeError
 from nsim.events import Spikes, index_dtype
-from nsim.kernels.assemble import assemble, rows_from_events
+from nsim.kernels.assemble import assemble
 from nsim.times import bins
 
 
@@ -33,10 +33,10 @@ def drawn(rng, batch, events, last, n):
 @pytest.mark.parametrize("batch, steps, events", [(1, 1, 5), (3, 40, 400), (7, 13, 0), (5, 3000, 50)])
 def test_rows_are_the_counts(n, batch, steps, events):
     starts, at, units = drawn(np.random.default_rng(n + steps), batch, events, steps + 3, n)
-    indptr, indices, late = rows_from_events(starts, at, units, steps, n)
+    indptr, indices, late, _ = assemble(at, units, starts[:-1], starts[1:], width=1, steps=steps, n=n)
     if n <= 2312:
         expected, lost = counted(starts, at, units, steps, n)
-        assert late == lost.sum()
+        np.testing.assert_array_equal(late, lost)
         np.testing.assert_array_equal(Spikes(indptr, indices, (batch, steps, n), dt=1e-3).to_dense(), expected)
     assert indices.dtype == index_dtype(n) and indptr.dtype == np.int64 and indptr[0] == 0
     rows = np.repeat(np.arange(batch * steps), np.diff(indptr))
@@ -80,12 +80,13 @@ def test_any_order_and_any_threads_give_the_same_bits():
     rng = np.random.default_rng(2)
     starts, at, units = drawn(rng, 9, 3000, 50, 300)
     mixed = np.concatenate([a + rng.permutation(z - a) for a, z in pairwise(starts)])
-    expected = rows_from_events(starts, at, units, 48, 300)
+    bounds = {"first": starts[:-1], "last": starts[1:], "width": 1, "steps": 48, "n": 300}
+    expected = assemble(at, units, **bounds)
     threads = numba.get_num_threads()
     try:
         for count in {1, threads}:
             numba.set_num_threads(count)
-            for got, want in zip(rows_from_events(starts, at[mixed], units[mixed], 48, 300), expected, strict=True):
+            for got, want in zip(assemble(at[mixed], units[mixed], **bounds), expected, strict=True):
                 np.testing.assert_array_equal(got, want)
     finally:
         numba.set_num_threads(threads)

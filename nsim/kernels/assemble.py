@@ -17,37 +17,6 @@ from nsim.kernels.threads import over
 DIGIT = 11  # bits of a radix digit: 2,048 counters stay in the first-level cache
 
 
-def rows_from_events(starts, bins, units, steps, n):
-    """Compressed rows of events that are binned already.
-
-    Parameters
-    ----------
-    starts : int64 [B + 1]
-        Events starts[b] to starts[b + 1] - 1 belong to sample b.
-    bins : int64 [E]
-        Step of each event, not negative, in any order within a sample.
-    units : uint16 or uint32 [E]
-        Neuron of each event, in the type that the indices shall have.
-    steps, n : int
-        T and N.
-
-    Returns
-    -------
-    indptr : int64 [B * steps + 1]
-    indices : like units, ascending within a row
-    late : int
-        Number of events at or after `steps`, which are left out.
-
-    Raises
-    ------
-    EventError, ShapeError
-        See `assemble`.
-    """
-    starts = np.asarray(starts, np.int64)
-    indptr, indices, late, _ = assemble(bins, units, starts[:-1], starts[1:], width=1, steps=steps, n=n)
-    return indptr, indices, int(late.sum())
-
-
 def assemble(times, units, first, last, *, width, steps, n, nearest=False, clamp=False):
     """Bin and sort the events of some samples of a flat recording into compressed rows.
 

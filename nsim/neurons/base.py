@@ -223,8 +223,8 @@ class SpikingNeuron(Neuron):
         At a spike the threshold is subtracted from v, or v is set to zero.
     surrogate : Surrogate
         g(u), which takes the place of the derivative of the spike; default FastSigmoid(100).
-    band : float or None
-        g counts only where |u| < band; None means everywhere.
+    band : float or None, units of the drive
+        g counts only where |u| < band, which does not grow with the threshold; None means everywhere.
     detach_reset : bool
         Whether the gradient leaves out the path through the spike in the reset term.
     v_init : float or array [N]

@@ -15,7 +15,7 @@ class IF(SpikingNeuron):
     threshold : float or array [N], units of the drive
         theta.
     reset, surrogate, band, detach_reset, v_init, learn
-        See `nsim.neurons.base.SpikingNeuron`. `v_init=threshold / 2` rounds rates to nearest (used in conversion).
+        See `nsim.neurons.base.SpikingNeuron`. `v_init=threshold / 2` rounds rates to nearest.
 
     Source: the limit tau_mem -> infinity of `nsim.neurons.lif`.
     """

@@ -29,7 +29,7 @@ def accuracy_over_steps(logits, labels, ax=None, *, reference=None):
 
     Raises
     ------
-    ShapeError, TypeError, ParameterError
+    ParameterError, ShapeError
         If logits and labels do not fit, or reference is not between 0 and 1.
     """
     runs = logits if isinstance(logits, dict) else {None: logits}
@@ -68,12 +68,12 @@ def error_split(split, ax=None):
 
     Raises
     ------
-    TypeError
+    ParameterError
         If split is something else.
     """
     missing = [part for part in ("names", "total", *PARTS) if not hasattr(split, part)]
     if missing:
-        raise TypeError(
+        raise ParameterError(
             f"plot.error_split: a {type(split).__name__} has no {missing[0]}; pass convert.error_split(...)"
         )
     ax = open_axes("error_split", ax, (max(4.5, 0.28 * len(split.names) + 2), 3.2))

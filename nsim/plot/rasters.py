@@ -64,7 +64,7 @@ def raster(spikes, sample=0, ax=None, *, labels=None, names=None, color=None, si
 
     Raises
     ------
-    TypeError, EventError, ShapeError, ParameterError
+    ParameterError, EventError, ShapeError
         If `spikes` holds anything but Spikes, a sample is out of range, or names or labels do not match in number.
     """
     bands = _bands(spikes, sample, labels, names, color)
@@ -99,7 +99,7 @@ def raster_and_membrane(spikes, v, neurons, sample=0, ax=None, *, threshold=1.0)
     Parameters
     ----------
     spikes : Spikes [B, T, N]
-    v : array or Tensor [B, T, K], [B, T, N], [T, K] or [T, N], in units of the threshold
+    v : array or Tensor [B, T, K], [B, T, N], [T, K] or [T, N], in units of the drive
         Membrane of the K chosen neurons, or of all N (taken as all N where K = N). Without a batch axis: of `sample`.
     neurons : int or list of K int
     sample : int
@@ -114,7 +114,7 @@ def raster_and_membrane(spikes, v, neurons, sample=0, ax=None, *, threshold=1.0)
 
     Raises
     ------
-    TypeError, EventError, ShapeError
+    ParameterError, EventError, ShapeError
         If a sample or neuron is out of range, or `v` has another shape.
     """
     function = "raster_and_membrane"
@@ -123,7 +123,7 @@ def raster_and_membrane(spikes, v, neurons, sample=0, ax=None, *, threshold=1.0)
     if ax is None:
         ax = new_axes((9.0, 3.6), 2, width_ratios=(1, 1.2))
     if np.shape(ax) != (2,):
-        raise TypeError(
+        raise ParameterError(
             f"plot.{function}: ax is a {type(ax).__name__}; expected a pair of Axes, as of plt.subplots(1, 2)"
         )
     left = raster(layer, sample, ax[0], color=FAINT)

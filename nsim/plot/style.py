@@ -43,7 +43,7 @@ def open_axes(function, ax, size):
     if ax is None:
         ax = new_axes(size)
     if not isinstance(ax, Axes):
-        raise TypeError(
+        raise ParameterError(
             f"plot.{function}: ax is a {type(ax).__name__}; expected one matplotlib Axes, or None for a new one"
         )
     ax.spines[["top", "right"]].set_visible(False)
@@ -89,7 +89,7 @@ def layers_of(function, spikes) -> list[Spikes]:
         raise ShapeError(f"plot.{function}: an empty list of layers; expected Spikes or a list of Spikes")
     for layer in layers:
         if not isinstance(layer, Spikes):
-            raise TypeError(
+            raise ParameterError(
                 f"plot.{function}: got a {type(layer).__name__}; expected Spikes or a list of Spikes "
                 "(nsim.Spikes.from_dense makes them from an array)"
             )
@@ -121,7 +121,7 @@ def check_neurons(function, neurons, n=None) -> list[int]:
 def check_names(function, names, count=None, what="") -> list[str]:
     """`names` as strings, one for each of `count`, or any number of them."""
     if not hasattr(names, "__iter__"):
-        raise TypeError(f"plot.{function}: got {names!r}; expected a list of names (str)")
+        raise ParameterError(f"plot.{function}: got {names!r}; expected a list of names (str)")
     names = [str(name) for name in names]
     if count is not None and len(names) != count:
         raise ShapeError(f"plot.{function}: {len(names)} names for {count} {what}; give one for each")
@@ -134,7 +134,7 @@ def check_labels(function, labels, count) -> list[int]:
     if labels.shape != (count,):
         raise ShapeError(f"plot.{function}: labels of shape {labels.shape}; expected one for each of {count} samples")
     if labels.dtype.kind not in "iu" and count:
-        raise TypeError(f"plot.{function}: labels have dtype {labels.dtype}; expected integers")
+        raise ParameterError(f"plot.{function}: labels have dtype {labels.dtype}; expected integers")
     return labels.astype(np.int64).tolist()
 
 
@@ -143,7 +143,7 @@ def whole(function, name, value) -> int:
     try:
         return index(value)
     except TypeError:
-        raise TypeError(f"plot.{function}: {name} = {value!r}; expected a whole number") from None
+        raise ParameterError(f"plot.{function}: {name} = {value!r}; expected a whole number") from None
 
 
 def spread(heights, gap) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from nsim.checks import is_finite
 from nsim.errors import ParameterError, ShapeError
+from nsim.events import step_mask
 from nsim.plot.style import (
     FAINT,
     beside,
@@ -28,7 +29,7 @@ def membrane(v, dt, ax=None, *, threshold=None, spikes=None, sample=0, neurons=N
 
     Parameters
     ----------
-    v : array or Tensor [T], [T, K] or [B, T, K], in units of the threshold
+    v : array or Tensor [T], [T, K] or [B, T, K], in units of the drive
         One column a neuron. With `neurons`, its columns are those neurons, or else the whole layer.
     dt : float, seconds
     ax : matplotlib Axes, optional
@@ -48,7 +49,7 @@ def membrane(v, dt, ax=None, *, threshold=None, spikes=None, sample=0, neurons=N
 
     Raises
     ------
-    TypeError, EventError, ShapeError, ParameterError
+    ParameterError, EventError, ShapeError
         If a sample or neuron is out of range, shapes do not match, or dt is not positive.
     """
     tick(dt)
@@ -100,7 +101,7 @@ def population_rate(spikes, sample=None, ax=None, *, window=None, names=None):
 
     Raises
     ------
-    TypeError, EventError, ShapeError, ParameterError
+    ParameterError, EventError, ShapeError
         If `spikes` holds anything but Spikes, the sample is out of range, or the window is not positive.
     """
     layers = layers_of("population_rate", spikes)
@@ -132,7 +133,7 @@ def columns(function, v, sample, neurons, layer) -> tuple[np.ndarray, list[int]]
     """The traces to draw, float64 [T, K], and the numbers of their neurons; `layer` (Spikes or None) has to match."""
     v = np.asarray(v.numpy() if isinstance(v, Tensor) else v)
     if v.dtype.kind not in "fiu":
-        raise TypeError(f"plot.{function}: v has dtype {v.dtype}; expected real numbers")
+        raise ParameterError(f"plot.{function}: v has dtype {v.dtype}; expected real numbers")
     if v.ndim not in (1, 2, 3) or v.size == 0:
         raise ShapeError(f"plot.{function}: v of shape {v.shape}; expected [T], [T, K] or [B, T, K], not empty")
     if layer is not None:
@@ -206,7 +207,7 @@ def _rate(layer, sample, window):
     """Rate in Hz at each step, float64 [T]."""
     batch, steps, n = layer.shape
     counts = np.diff(layer.indptr).reshape(batch, steps)
-    lasts = np.ones((batch, steps), bool) if layer.lengths is None else np.arange(steps) < layer.lengths[:, None]
+    lasts = step_mask(layer.lengths, batch, steps)
     chosen = slice(None) if sample is None else [check_sample("population_rate", sample, batch)]
     events, samples = (counts * lasts)[chosen].sum(0), lasts[chosen].sum(0)
     half = 0 if window is None else int(np.rint((window / layer.dt - 1) / 2))

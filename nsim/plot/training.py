@@ -26,7 +26,7 @@ def activity(history, ax=None, *, names=None):
 
     Raises
     ------
-    TypeError, ParameterError, ShapeError
+    ParameterError, ShapeError
         If `history` is no history, misses an entry, or its lists differ in length.
     """
     from matplotlib.lines import Line2D
@@ -73,7 +73,7 @@ def learning_curves(history, ax=None, *, metric="accuracy"):
 
     Raises
     ------
-    TypeError, ParameterError, ShapeError
+    ParameterError, ShapeError
         If `history` is no history, misses an entry, or its lists differ in length.
     """
     function = "learning_curves"
@@ -122,7 +122,7 @@ def confusion(labels, predictions, ax=None, classes=None):
 
     Raises
     ------
-    TypeError, ShapeError, ParameterError
+    ParameterError, ShapeError
         If labels and predictions are not integers, differ in number, or lie outside the classes.
     """
     labels = check_labels("confusion", labels, np.size(labels))
@@ -164,7 +164,7 @@ def _table(function, history) -> dict:
     """The dict of lists of a history."""
     table = getattr(history, "history", history)
     if not isinstance(table, dict):
-        raise TypeError(f"plot.{function}: history is a {type(history).__name__}; expected what nsim.fit gives back")
+        raise ParameterError(f"plot.{function}: history is a {type(history).__name__}; pass what nsim.fit gives back")
     return table
 
 

@@ -267,7 +267,7 @@ def test_pictures_of_accuracy_and_error():
     np.testing.assert_array_equal(own.lines[1].get_ydata(), 100 * split.quantisation)
     with pytest.raises(ShapeError, match="logits of shape"):
         plot.accuracy_over_steps(logits[0], labels)
-    with pytest.raises(TypeError, match="has no names"):
+    with pytest.raises(ParameterError, match="has no names"):
         plot.error_split(logits)
     plt.close("all")
 
