@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,35 @@ def float_type(where: str, dtype) -> np.dtype:
     if found not in (np.float32, np.float64):
         raise ParameterError(f"{where}: dtype = {dtype!r}: expected np.float32, or np.float64 for checks")
     return found
+
+
+def fitting_arrays(where: str, values, own: dict, unused=()) -> dict:
+    """Arrays (or numbers) by name, in the order of our own; refused where a name is missing, or unknown and not among
+    the `unused`, or where a shape is not that of our own."""
+    if not isinstance(values, Mapping):
+        raise ParameterError(
+            f"{where}: a {type(values).__name__}; expected arrays by name, as nsim.read_weights gives them"
+        )
+    missing, unknown = sorted(own.keys() - values.keys()), sorted(values.keys() - own.keys() - set(unused))
+    if missing or unknown:
+        raise ParameterError(f"{where}: missing {_some(missing)}, unknown {_some(unknown)}{_prefix(own, values)}")
+    shapes = {name: (np.shape(values[name]), np.shape(a)) for name, a in own.items()}
+    wrong = [f"{name} has {given}, expected {right}" for name, (given, right) in shapes.items() if given != right]
+    if wrong:
+        raise ShapeError(f"{where}: {len(wrong)} shapes differ: {'; '.join(wrong[:5])}")
+    return {name: values[name] for name in own}
+
+
+def _some(names):
+    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
+
+
+def _prefix(own, values):
+    """The way out where all names carry one prefix more."""
+    for name in values:
+        head, _, rest = name.partition(".")
+        if rest in own:
+            return (
+                f'; the names begin with "{head}.": pass {{k.removeprefix("{head}."): v for k, v in weights.items()}}'
+            )
+    return ""

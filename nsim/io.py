@@ -93,19 +93,16 @@ def load(path):
         If the file is missing, truncated, damaged, foreign, of a later version, or does not fit its own description.
     """
     with _opened(path) as file:
-        description = json.loads(_text(file, "net", path))
-        try:
+        description, opt = _json(file, "net", path), None
+        with _fitting(path, "its net"):
             net = nn.build(description)
-        except NsimError as error:
-            raise DataError(f"{path}: its net cannot be built: {error}") from error
-        _fill(path, net, _arrays(file["parameters"]))
-        opt = None
+            net.load_state_dict(_arrays(file["parameters"]))
         if "optimizer" in file:
             group, named = file["optimizer"], net.named_parameters()
-            names = json.loads(_text(group, "names", path))
-            description = json.loads(_text(group, "description", path))
-            opt = optim.build(description, {own: named[name] for own, name in names.items()})
-            opt.load_state_dict(_arrays(group["state"]))
+            names, description = _json(group, "names", path), _json(group, "description", path)
+            with _fitting(path, "its optimiser"):
+                opt = optim.build(description, {own: named[name] for own, name in names.items()})
+                opt.load_state_dict(_arrays(group["state"]))
         return net, opt, _read_meta(file, path)
 
 
@@ -122,21 +119,23 @@ def restore(path, net, opt=None) -> dict:
         As `load`; and if the file holds another net, or another optimiser, than the ones given.
     """
     with _opened(path) as file:
-        theirs, ours = json.loads(_text(file, "net", path)), json.loads(json.dumps(net.describe()))
+        theirs, ours = _json(file, "net", path), json.loads(json.dumps(net.describe()))
         if theirs != ours:
             raise DataError(f"{path} holds another net: {_difference(theirs, ours)}")
         if opt is not None:
             if "optimizer" not in file:
                 raise DataError(f"{path} holds no optimiser; load it with nsim.load, or save it with opt")
-            names = json.loads(_text(file["optimizer"], "names", path))
-            kind = json.loads(_text(file["optimizer"], "description", path))["kind"]
+            names = _json(file["optimizer"], "names", path)
+            kind = _json(file["optimizer"], "description", path)["kind"]
             if kind != type(opt).__name__ or names != shared_names(net, opt):
                 raise DataError(
                     f"{path} holds the state of {kind} over {len(names)} parameters; the optimiser here is {opt}"
                 )
-        _fill(path, net, _arrays(file["parameters"]))
+        with _fitting(path, "its net"):
+            net.load_state_dict(_arrays(file["parameters"]))
         if opt is not None:
-            opt.load_state_dict(_arrays(file["optimizer"]["state"]))
+            with _fitting(path, "its optimiser"):
+                opt.load_state_dict(_arrays(file["optimizer"]["state"]))
         return _read_meta(file, path)
 
 
@@ -289,27 +288,24 @@ def _write_meta(file, meta):
 
 
 def _read_meta(file, path):
-    return json.loads(_text(file, "meta", path)) | _arrays(file["meta_arrays"])
+    return _json(file, "meta", path) | _arrays(file["meta_arrays"])
 
 
-def _text(group, key, path):
+def _json(group, key, path):
     if key not in group:
         raise DataError(f"{path}: has no {group.name.rstrip('/')}/{key}; it was not written by nsim.save")
-    return group[key].asstr()[()]
+    return json.loads(group[key].asstr()[()])
 
 
-def _fill(path, net, arrays):
-    """Load parameters into net, after all names and shapes were found to fit."""
-    own = net.state_dict()
-    missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
-    if missing or unknown:
-        raise DataError(f"{path}: lacks the parameters {missing} and has unknown {unknown}")
-    for name, a in own.items():
-        if np.shape(arrays[name]) != np.shape(a):
-            raise DataError(
-                f"{path}: parameter {name!r} has shape {np.shape(arrays[name])}, the net's has {np.shape(a)}"
-            )
-    net.load_state_dict(arrays)
+@contextlib.contextmanager
+def _fitting(path, what):
+    """Say what of a file cannot be built. Descriptions become arguments, so that Python's own errors come from there
+    too: a TypeError of an option that this nsim does not know, a KeyError of an entry that is not there."""
+    try:
+        yield
+    except (NsimError, TypeError, ValueError, LookupError, AttributeError) as error:
+        kind = "" if isinstance(error, NsimError) else f"{type(error).__name__}: "
+        raise DataError(f"{path}: {what} cannot be built: {kind}{error}") from error
 
 
 def _difference(theirs, ours, where="net"):

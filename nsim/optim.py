@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from nsim.backend import moved, on_device, operations, per_device
-from nsim.checks import flag, is_finite, is_number, number, whole
+from nsim.checks import fitting_arrays, flag, is_finite, is_number, number, whole
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
 from nsim.kernels.jit import exact_kernel, kernel
 from nsim.tape import Tensor
@@ -151,15 +151,7 @@ class Optimizer:
         ParameterError, ShapeError
             If a key is missing or unknown, or an array has the wrong shape; nothing is changed then.
         """
-        own = self.state_dict()
-        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or unknown:
-            raise ParameterError(f"{type(self).__name__}: the state lacks {missing} and has unknown {unknown}")
-        for key, value in own.items():
-            if np.shape(state[key]) != np.shape(value):
-                raise ShapeError(
-                    f"{type(self).__name__}: {key!r} has shape {np.shape(state[key])}, not {np.shape(value)}"
-                )
+        fitting_arrays(f"{type(self).__name__}.load_state_dict", state, self.state_dict())
         for name in self.options:
             value = np.asarray(state[name]).tolist()
             setattr(self, name, tuple(value) if isinstance(value, list) else value)

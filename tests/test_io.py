@@ -207,12 +207,43 @@ def test_a_file_that_does_not_fit_itself(tmp_path):
         io.save(tmp_path / "net.h5", net_like)
         return tmp_path / "net.h5"
 
-    with pytest.raises(DataError, match=r"lacks the parameters \['0.bias'\]"):
+    with pytest.raises(DataError, match=r"its net cannot be built: .*missing 1 \(0.bias\), unknown none"):
         io.load(saved(**{"0.bias": None}))
-    with pytest.raises(DataError, match=r"'0.bias' has shape \(3,\), the net's has \(7,\)"):
+    with pytest.raises(DataError, match=r"0.bias has \(3,\), expected \(7,\)"):
         io.load(saved(**{"0.bias": np.zeros(3)}))
-    with pytest.raises(DataError, match=r"unknown \['9.bias'\]"):
+    with pytest.raises(DataError, match=r"unknown 1 \(9.bias\)"):
         io.load(saved(**{"9.bias": np.zeros(3)}))
+
+
+@pytest.mark.parametrize(
+    "part, change, words",
+    [
+        ("layer", {"colour": 3}, "net cannot be built: TypeError: .*'colour'"),
+        ("neuron", {"colour": 3}, "net cannot be built: TypeError: .*'colour'"),
+        ("surrogate", {"colour": 3}, "net cannot be built: TypeError: .*'colour'"),
+        ("surrogate", {"name": None}, "net cannot be built: unknown surrogate None"),
+        ("optimiser", {"colour": 3}, "optimiser cannot be built: TypeError: .*'colour'"),
+        ("optimiser", {"kind": "AdamW"}, r"optimiser cannot be built: .*missing 1 \(weight_decay\), unknown none"),
+        ("state", {"m/0.weight": 3.0}, r"optimiser cannot be built: .*m/0.weight has \(\), expected \(12, 7\)"),
+        ("names", {"0.weight": "9.weight"}, "optimiser cannot be built: KeyError: '9.weight'"),
+    ],
+)
+def test_a_description_that_this_version_cannot_follow(tmp_path, monkeypatch, part, change, words):
+    """As of a file from an nsim that knows other options: always a DataError with the path."""
+    net = make_net()
+    opt = optim.Adam(net.parameters())
+    description = net.describe()
+    layer = description["layers"][0]
+    found = {"layer": layer, "neuron": layer["neuron"], "surrogate": layer["neuron"]["surrogate"]}
+    found |= {"optimiser": opt.describe(), "state": opt.state_dict(), "names": io.shared_names(net, opt)}
+    found[part].update(change)
+    monkeypatch.setattr(net, "describe", lambda: description)
+    monkeypatch.setattr(opt, "describe", lambda: found["optimiser"])
+    monkeypatch.setattr(opt, "state_dict", lambda: found["state"])
+    monkeypatch.setattr(io, "shared_names", lambda *_: found["names"])
+    io.save(tmp_path / "net.h5", net, opt)
+    with pytest.raises(DataError, match=f"net.h5: its {words}"):
+        io.load(tmp_path / "net.h5")
 
 
 def test_foreign_files(tmp_path):

@@ -92,7 +92,7 @@ def test_state_of_another_optimiser_is_refused():
     with pytest.raises(ParameterError, match="momentum_buffer/p0"):
         opt.load_state_dict(optim.SGD(parameters(), 0.1, momentum=0.9).state_dict())
     wrong = opt.state_dict() | {"m/p0": np.zeros((5, 7))}
-    with pytest.raises(ShapeError, match=r"'m/p0' has shape \(5, 7\)"):
+    with pytest.raises(ShapeError, match=r"Adam.load_state_dict: 1 shapes differ: m/p0 has \(5, 7\)"):
         opt.load_state_dict(wrong)
 
 
@@ -215,7 +215,7 @@ def test_a_state_is_a_copy_and_fits_exactly(kind):
     run(opt, params, grads[2:])
     for key, value in before.items():
         np.testing.assert_array_equal(state[key], value)
-    with pytest.raises(ParameterError, match=r"unknown \['more'\]"):
+    with pytest.raises(ParameterError, match=r"unknown 1 \(more\)"):
         opt.load_state_dict(state | {"more": 1})
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from nsim.errors import ParameterError, ShapeError
+from nsim.checks import fitting_arrays
+from nsim.errors import ParameterError
 
 
 class State:
@@ -37,21 +36,9 @@ class State:
         ParameterError, ShapeError
             If a name is missing or unknown, a shape differs, or a value is not finite. Nothing is changed then.
         """
-        if not isinstance(values, Mapping):
-            raise ParameterError(
-                f"load_state_dict: a {type(values).__name__}; expected arrays by name, as nsim.read_weights gives them"
-            )
         own = self.arrays()
         counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
-        arrays = {name: np.asarray(value) for name, value in values.items() if name not in counters}
-        missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
-        if missing or unknown:
-            raise ParameterError(
-                f"load_state_dict: missing {_some(missing)}, unknown {_some(unknown)}{_prefix(own, arrays)}"
-            )
-        wrong = [f"{k} has {a.shape}, expected {own[k].shape}" for k, a in arrays.items() if a.shape != own[k].shape]
-        if wrong:
-            raise ShapeError(f"load_state_dict: {len(wrong)} shapes differ: {'; '.join(wrong[:5])}")
+        arrays = fitting_arrays("load_state_dict", values, own, unused=counters)
         for name, a in arrays.items():
             if not np.isfinite(a).all():
                 raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
@@ -61,18 +48,3 @@ class State:
     def describe(self):
         nodes = [[n.name, type(n.operation).__name__, n.operation.options(), [i.name for i in n.inputs]] for n in self]
         return {"layer": "Graph", "nodes": nodes, "output": self.output.name, "dtype": str(self.dtype)}
-
-
-def _some(names):
-    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
-
-
-def _prefix(own, arrays):
-    """The way out where all names carry one prefix more."""
-    for name in arrays:
-        head, _, rest = name.partition(".")
-        if rest in own:
-            return (
-                f'; the names begin with "{head}.": pass {{k.removeprefix("{head}."): v for k, v in weights.items()}}'
-            )
-    return ""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nsim.backend import adopted, check_device, moved, on_device, operations
+from nsim.checks import fitting_arrays
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.tape import Tensor
@@ -106,16 +107,10 @@ class Module:
             If a name is missing or unknown, a shape differs, or a value is no finite number. Nothing is changed then.
         """
         own = self.named_parameters()
-        missing, unknown = sorted(set(own) - set(values)), sorted(set(values) - set(own))
-        if missing or unknown:
-            raise ParameterError(
-                f"load_state_dict: missing {missing}, unknown {unknown}; this network has {sorted(own)}"
-            )
+        values = fitting_arrays("load_state_dict", values, own)
         arrays = {name: adopted(value) for name, value in values.items()}
         arrays = {name: value if on_device(value) else np.asarray(value) for name, value in arrays.items()}
         for name, value in arrays.items():
-            if value.shape != own[name].shape:
-                raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own[name].shape}")
             if value.dtype.kind not in "biuf":
                 raise ParameterError(f"load_state_dict: {name} has dtype {value.dtype}, expected numbers")
             if not np.isfinite(moved(value, "cpu")).all():
