@@ -168,6 +168,21 @@ def test_records_that_do_not_fit_are_refused():
             net.run(cases.spikes(), record=record)
 
 
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Residual(nn.Dropout())], ids=repr)
+def test_a_layer_without_neurons_has_nothing_to_record_or_to_go_on_from(layer):
+    given = Spikes.from_dense(cases.counts(n=8), cases.DT, space=(2, 4, 1))
+    whole, state = layer.run(given), layer.run(given).state
+    for nothing in (None, {}, (), []):
+        assert cases.same_events(layer.run(given, state=state, record=nothing).output, whole.output)
+    for record in ([0], {"body": [0]}, np.array([0]), 0):
+        with pytest.raises(ParameterError, match=r"record = .*: it has no neurons of its own; leave record out, or"):
+            layer.run(given, record=record)
+    if not layer.children():
+        for wrong in ("nonsense", [], [None, None], [3], 0):
+            with pytest.raises(ParameterError, match=r"state = .*: it has none; leave state out"):
+                layer.run(given, state=wrong)
+
+
 @pytest.mark.parametrize("name, delay", [("LIF", 0), ("LIF", 2), ("LI", 0)])
 def test_states_that_do_not_fit_are_refused(name, delay):
     """A state of another batch, size, model or delay: refused before a kernel reads past its end."""

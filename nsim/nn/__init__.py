@@ -7,10 +7,11 @@ from nsim.errors import ParameterError
 from nsim.nn.connection import seed
 from nsim.nn.conv import Conv2d
 from nsim.nn.dense import Dense
+from nsim.nn.dropout import Dropout
 from nsim.nn.module import Module, Run
 from nsim.nn.pooling import AvgPool2d, Flatten, MaxPool2d, SumPool2d
 from nsim.nn.residual import Residual
-from nsim.nn.sequential import Dropout, Sequential
+from nsim.nn.sequential import Sequential
 
 LAYERS = {
     layer.__name__: layer

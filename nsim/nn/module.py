@@ -74,6 +74,14 @@ class Module:
         if state is not None and len(state) != layers:
             raise ShapeError(f"{self.label}: state has {len(state)} layers, this network has {layers}")
 
+    def check_record(self, record):
+        """Refuse neurons to record where this layer has none of its own."""
+        if record is not None and not (hasattr(record, "__len__") and len(record) == 0):
+            raise ParameterError(
+                f"{self.label}: record = {record!r:.60}: it has no neurons of its own; leave record out, or record in "
+                "layers of neurons: nn.Sequential(...).run(spikes, record={layer number: list of neurons})"
+            )
+
     def through(self, spikes, fired: list):
         """The output for `spikes`; what each layer of spiking neurons inside fires is appended to `fired`."""
         return self(spikes)
@@ -171,3 +179,18 @@ class Module:
     def describe(self) -> dict:
         """JSON-able description from which `nn.build` makes the same network, but for its parameters."""
         raise TypeError(f"{type(self).__name__} must define describe()")
+
+
+class Stateless(Module):
+    """Base of layers that treat each step by itself and keep nothing: a run is a call."""
+
+    def run(self, spikes: Spikes, state=None, record=None) -> Run:
+        """Simulate without a tape. There is nothing to go on from or to record; see `Sequential.run`."""
+        self.check(spikes)
+        self.check_record(record)
+        if state is not None and not (isinstance(state, (list, tuple)) and len(state) == 1 and state[0] is None):
+            raise ParameterError(f"{self.label}: state = {state!r:.60}: it has none; leave state out")
+        return Run(self.simulate(spikes), [], {}, [None])
+
+    def simulate(self, spikes: Spikes) -> Spikes:
+        return self(spikes.detach())

@@ -6,17 +6,8 @@ import numpy as np
 
 from nsim import spatial
 from nsim.events import Spikes
-from nsim.nn.module import Module, Run
+from nsim.nn.module import Stateless
 from nsim.windows import Windows, pair, picture
-
-
-class Stateless(Module):
-    """Base of layers that treat each step by itself and keep nothing: a run is a call."""
-
-    def run(self, spikes: Spikes, state=None, record=None) -> Run:
-        """The same as a call, without a tape."""
-        self.check(spikes)
-        return Run(self(spikes.detach()), [], {}, [None])
 
 
 class Pool2d(Stateless):

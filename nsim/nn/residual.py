@@ -68,8 +68,9 @@ class Residual(Module):
         return spatial.add(*(*sides, spikes)[:2])
 
     def run(self, spikes: Spikes, state=None, record=None) -> Run:
-        """Simulate without a tape; see `Sequential.run`. States of the layers inside are not recorded."""
+        """Simulate without a tape; see `Sequential.run`. Neurons of the layers inside cannot be recorded."""
         self.check(spikes)
+        self.check_record(record)
         self.space_after(spikes.space)
         self.check_state(state, 1)
         before = [None] * len(self.parts) if state is None else state[0]
