@@ -16,11 +16,9 @@ from threadpoolctl import ThreadpoolController
 
 from nsim import cuda
 from nsim.errors import DeviceError, ParameterError
-from nsim.kernels import conv, drive, readout, sweep
 from nsim.kernels.surrogate import make_surrogate
 
-PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}
-CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
+PACKAGES = {"cpu": "nsim.kernels", "cuda": "nsim_cuda"}  # of kernels: a module has the same name in both
 NUMBERS = types.Float, types.Integer, types.Boolean  # what a surrogate's g may give
 
 
@@ -34,9 +32,15 @@ def check_device(device: str) -> str:
 
 
 @cache
+def kernels_of(device: str, module: str):
+    """A module of a device's kernels."""
+    return importlib.import_module(f"{PACKAGES[device]}.{module}")
+
+
 def operations(device: str):
-    """The table of a device: a module with one function for each operation, under the name that it has in nsim."""
-    return importlib.import_module(f"{PACKAGES[device]}.operations")
+    """The table of a device other than the CPU: a module with one function for each operation, under its name in nsim
+    (which holds those of the CPU)."""
+    return kernels_of(device, "operations")
 
 
 def device_of(*things) -> str:
@@ -99,18 +103,18 @@ def moved(array, device: str):
 _compiled = {}
 
 
-def compiled(neuron, dtype, direction: str, history: bool = False, connection: str = "drive"):
-    """The kernel of a model's sweep, "forward" or "backward". Built once for each key below."""
+def compiled(layer, direction: str, history: bool = False):
+    """The kernel of a layer's sweep where it lies, "forward" or "backward". Built once for each key below."""
+    neuron, dtype, device = layer.neuron, layer.weight.dtype, layer.weight.device
     # The forward sweep is the same whatever the gradient leaves out.
     variant = neuron.variant if direction == "backward" else neuron.forward_variant
-    key = (type(neuron), variant, np.dtype(dtype), direction, history, connection)
+    key = (device, type(neuron), variant, dtype, direction, history, layer.connection)
     if key not in _compiled:
-        module = sweep if neuron.spiking else readout
-        scalar = np.dtype(dtype).type
+        module, scalar = kernels_of(device, "sweep" if neuron.spiking else "readout"), dtype.type
         make = module.make_forward if direction == "forward" else module.make_backward
-        sizes = (len(neuron.states), len(neuron.parameters))
-        extra = () if direction == "forward" else (history,)
-        _compiled[key] = make(neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[connection])
+        sizes, extra = (len(neuron.states), len(neuron.parameters)), () if direction == "forward" else (history,)
+        connection = kernels_of(device, layer.connection)
+        _compiled[key] = make(neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, connection)
     return _compiled[key]
 
 

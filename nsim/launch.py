@@ -134,7 +134,7 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     )
     dense = arrays.empty((size, steps, n) if form == "dense" else (0, 0, 0), dtype)
     state, u = (arrays.copied(a, dtype) for a in start)
-    kernel = compiled(layer.neuron, dtype, "forward", connection=layer.connection)
+    kernel = compiled(layer, "forward")
     p = discretised(layer, spikes.dt)
     full, todo = np.zeros(size, np.uint8), np.arange(size)
     while todo.size:

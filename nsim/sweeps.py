@@ -97,7 +97,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     lengths = _lengths(spikes)
     with single_threaded_blas(product):
         over(
-            compiled(layer.neuron, dtype, "forward", connection=layer.connection), groups, mode, lengths, steps, rows,
+            compiled(layer, "forward"), groups, mode, lengths, steps, rows,
             (weight, recurrent, bias, discretised(layer, spikes.dt)),
             (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
         )  # fmt: skip
@@ -150,10 +150,6 @@ class _Backward:
         v_init[0] = layer.neuron.v_init
         return below, grads, scratch, v_init
 
-    def kernel(self):
-        layer = self.layer
-        return compiled(layer.neuron, layer.weight.dtype, "backward", self.history, layer.connection)
-
     def below(self, dtype):
         """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
         none = np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, dtype), np.empty((0, 0), dtype)
@@ -204,7 +200,7 @@ class _SpikingBackward(_Backward):
         self.surrogate = compiled_surrogate(self.layer.neuron.surrogate, dtype)
         with single_threaded_blas(self.blas):
             over(
-                self.kernel(), len(scratch[0]), size, steps,
+                compiled(self.layer, "backward", self.history), len(scratch[0]), size, steps,
                 rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p),
                 self.sources(grad, n, dtype), below, grads, scratch, np.arange(n, dtype=self.own_rows[1].dtype), v_init,
             )  # fmt: skip
@@ -268,8 +264,8 @@ class _ReadoutBackward(_Backward):
         grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
         with single_threaded_blas(self.blas):
             over(
-                self.kernel(), len(scratch[0]), MODES[self.layer.neuron.reduce], lengths, self.spikes.shape[1],
-                rows_of(self.spikes, self.layer.delay),
+                compiled(self.layer, "backward", self.history), len(scratch[0]), MODES[self.layer.neuron.reduce],
+                lengths, self.spikes.shape[1], rows_of(self.spikes, self.layer.delay),
                 (self.weight, self.recurrent, self.bias, self.p), grad, self.where, below, grads, scratch, v_init,
             )  # fmt: skip
         return self.gradients(below, grads)

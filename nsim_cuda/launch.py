@@ -6,18 +6,17 @@ from functools import cache
 
 import numpy as np
 
-from nsim.backend import kept_by_options, refuse_uncompilable
+from nsim.backend import compiled, kept_by_options, kernels_of, refuse_uncompilable
 from nsim.errors import DeviceError, StepOverflow
 from nsim.events import index_dtype
+from nsim.launch import band_of
 from nsim_cuda import batch as kernels
-from nsim_cuda import conv, drive, jit, memory, readout, sweep
+from nsim_cuda import jit, memory
 from nsim_cuda.drive import Rows
 from nsim_cuda.elementwise import fill
 from nsim_cuda.events import DeviceActive, DeviceSpikes
 from nsim_cuda.status import status
 from nsim_cuda.sweep import Lists, Trace
-
-CONNECTIONS = {"drive": drive, "conv": conv}  # modules of a `drive` and a `drive_adjoint`
 
 
 class Room:
@@ -52,24 +51,6 @@ def room_of(layer) -> Room:
     if layer.room.on_device is None:
         layer.room.on_device = Room()
     return layer.room.on_device
-
-
-_compiled = {}
-
-
-def compiled(layer, direction, history=False):
-    """The kernel of a layer's sweep, "forward" or "backward". Built once for each key below."""
-    neuron, dtype = layer.neuron, layer.weight.dtype
-    variant = neuron.variant if direction == "backward" else neuron.forward_variant
-    key = (type(neuron), variant, np.dtype(dtype), direction, history, layer.connection)
-    if key not in _compiled:
-        module, scalar = sweep if neuron.spiking else readout, np.dtype(dtype).type
-        make = module.make_forward if direction == "forward" else module.make_backward
-        sizes, extra = (len(neuron.states), len(neuron.parameters)), () if direction == "forward" else (history,)
-        _compiled[key] = make(
-            neuron.checked_equations(scalar(1)), *sizes, scalar, *extra, CONNECTIONS[layer.connection]
-        )
-    return _compiled[key]
 
 
 @kept_by_options
@@ -144,7 +125,7 @@ def matrices(layer):
     else:  # one for each channel, and channels are the innermost axis of the neurons
         bias = memory.empty(n, dtype)
         fill(bias, layer.bias.data)
-    return CONNECTIONS[layer.connection].kernel_weight(layer), recurrent, bias
+    return kernels_of("cuda", layer.connection).kernel_weight(layer), recurrent, bias
 
 
 def at_rest(layer, size):
@@ -158,10 +139,6 @@ def no_trace(dtype) -> Trace:
     """A Trace that records nothing."""
     whole = nothing(np.int32, 1), nothing(dtype, 2), nothing(np.int32, 2)
     return Trace(*whole, nothing(np.int32, 1), nothing(dtype, 4), nothing(np.int32, 2), nothing(np.int32, 2))
-
-
-def band_of(layer) -> float:
-    return np.inf if layer.neuron.band is None else layer.neuron.band
 
 
 def _lists(rows, steps, n, entries, dtype, with_u):

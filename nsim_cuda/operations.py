@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from nsim.backend import compiled, kernels_of
 from nsim.events import index_dtype
 from nsim.sweeps import MODES, SpikesGrad
 from nsim.tape import Tensor, record, recording
@@ -78,7 +79,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     where = full((size, n), np.int32, 0) if mode == readout.MAX else nothing(np.int32, 2)
     threads = jit.block_for(n)
     jit.start(
-        launch.compiled(layer, "forward"), (size, -(-n // threads)), threads, mode, steps,
+        compiled(layer, "forward"), (size, -(-n // threads)), threads, mode, steps,
         spikes.lengths_on_device(), launch.drive_of(layer, spikes, source),
         (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out, acc, where,
     )  # fmt: skip
@@ -136,8 +137,8 @@ class _Backward:
         n, dtype, (size, steps, _) = layer.n_out, layer.weight.dtype, spikes.shape
         self.history, n_states = layer.neuron.needs_history, len(layer.neuron.states)
         self.below = self.sites_below(dtype)
-        connection = launch.CONNECTIONS[layer.connection]
-        whole = self.below.grad.size > 0 or layer.weight_rec is not None or connection.WHOLE
+        shared = kernels_of("cuda", layer.connection).WHOLE
+        whole = self.below.grad.size > 0 or layer.weight_rec is not None or shared
         groups, tiles, self.width = jit.backward_grid(
             (size, steps, n), dtype.itemsize, layer.weight.data.nbytes + self.recurrent.nbytes,
             n_states + 1 if self.history else 0, whole,
@@ -200,7 +201,7 @@ class _SpikingBackward(_Backward):
             when, du = launch.closest(self.layer, self.spikes, active, g, grad.closest)
         own = sweep.Own(self.own_rows, active.ptr, active.indices, g, upstream, when, du)
         jit.start(
-            launch.compiled(self.layer, "backward", self.history), self.grid, self.threads, size, steps,
+            compiled(self.layer, "backward", self.history), self.grid, self.threads, size, steps,
             self.width, launch.rows_of(self.spikes, self.layer.delay),
             (self.weight, self.recurrent, self.bias, self.p), own, self.below, self.grads, self.scratch,
             launch.v_init(self.layer),
@@ -221,7 +222,7 @@ class _ReadoutBackward(_Backward):
             grad = grad / _divisor(lengths, grad.dtype)
         grad = grad if grad.ndim == 3 else grad.reshape(size, 1, -1)
         jit.start(
-            launch.compiled(self.layer, "backward", self.history), self.grid, self.threads,
+            compiled(self.layer, "backward", self.history), self.grid, self.threads,
             MODES[self.layer.neuron.reduce], size, steps, self.spikes.lengths_on_device(), self.width,
             launch.rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p), grad,
             self.where, self.below, self.grads, self.scratch, launch.v_init(self.layer),

@@ -186,7 +186,7 @@ def test_attributes_that_equations_use_tell_kernels_apart():
 def test_layers_of_one_model_share_their_kernels(name):
     first, second = MODELS[name](), MODELS[name](**{MODELS[name].parameters[0].name: 0.5}, v_init=0.1)
     for direction in ("forward", "backward"):
-        kernels = [backend.compiled(neuron, np.float32, direction) for neuron in (first, second)]
+        kernels = [backend.compiled(nn.Dense(2, 3, neuron), direction) for neuron in (first, second)]
         assert kernels[0] is kernels[1]
 
 

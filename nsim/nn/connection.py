@@ -48,7 +48,7 @@ class Connection(Module):
     shapes : dict
         Shape of `weight`, and of `weight_rec` and `bias` where the layer has them.
     connection : str
-        Kernel module of the drive, see `nsim.backend.CONNECTIONS`.
+        Kernel module of the drive, of a `drive` and a `drive_adjoint`: "drive" or "conv".
     products : bool
         Whether the drive has a form as a matrix product.
     dtype : float32 or float64
