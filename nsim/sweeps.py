@@ -59,7 +59,7 @@ def spiking(layer, spikes: Spikes) -> Spikes:
 
     Source: forward and backward of Perez-Nieves & Goodman 2021, equations 5-11; docs/design.md, section 1.
     """
-    parents = (spikes, *layer.tensors())
+    parents = (spikes, *layer.parameters())
     keep = recording(*parents)
     if keep:
         compiled_surrogate(layer.neuron.surrogate, layer.weight.dtype)  # says now what is wrong with it
@@ -67,17 +67,17 @@ def spiking(layer, spikes: Spikes) -> Spikes:
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 
 
-@per_device
 def integrate(layer, spikes: Spikes) -> Tensor:
     """The sweep of a readout layer: Spikes [B, T, N_in] to Tensor [B, T, N_out], or [B, N_out] where it reduces."""
-    result, where, _ = readout_forward(layer, spikes)
+    result, vjp, _ = readout_forward(layer, spikes)
     out = Tensor(result)
     out.lengths = spikes.lengths if layer.neuron.reduce is None else None
-    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
+    return record(layer.label, out, (spikes, *layer.parameters()), vjp)
 
 
+@per_device
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
-    """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
+    """The readout's sweep: its output, its vjp, and the state after the end (states, acc, steps summed).
 
     `state` and `source` as in `launch.forward`; `reduce=None` gives the trace, whatever the neuron says.
     """
@@ -88,6 +88,7 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     product, rows = drive_of(layer, spikes, source)
     groups = n_groups(size, layer.weight.data.nbytes)
     frame, chunk = frames(layer, groups, spikes, product)
+    p = discretised(layer, spikes.dt)
     if state is None:
         start = -np.inf if mode == readout.MAX else 0
         state = initial_state(layer, size)[0], np.full((size, n), start, dtype), np.zeros(size, np.int64)
@@ -98,26 +99,48 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     with single_threaded_blas(product):
         over(
             compiled(layer, "forward"), groups, mode, lengths, steps, rows,
-            (weight, recurrent, bias, discretised(layer, spikes.dt)),
+            (weight, recurrent, bias, p),
             (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
         )  # fmt: skip
     done += lengths
     result = out if reduce is None else acc.copy()
     if reduce == "mean":
         result /= np.maximum(done, 1)[:, None].astype(dtype)  # a cut may begin past the end of a sample
-    return result, where, (states, acc, done)
+    return result, _ReadoutBackward(layer, spikes, p, where), (states, acc, done)
 
 
 def _lengths(spikes):
     return np.full(spikes.shape[0], spikes.shape[1], np.int64) if spikes.lengths is None else spikes.lengths
 
 
-class _Backward:
-    """What both backward sweeps share: the input events, the layer, scratch, and the gradients of the parameters."""
+class Backward:
+    """What the backward sweeps of all devices share: a layer, its input events, and what its equations use."""
 
-    def __init__(self, layer, spikes):
-        self.layer, self.spikes = layer, spikes
-        self.p = discretised(layer, spikes.dt)
+    def __init__(self, layer, spikes, p):
+        self.layer, self.spikes, self.p = layer, spikes, p
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the layer below wants a gradient."""
+        return self.spikes.requires_grad and self.spikes.active is not None
+
+    def gradients(self, below, grads):
+        """One gradient for each parent, in the order of (spikes, *layer.parameters()), from that of the active set
+        below and the partial sums of the weights, recurrent weights, bias and parameters."""
+        layer, (weight, recurrent, bias, p) = self.layer, grads
+        result = [SpikesGrad(below) if self.goes_on else None, self.weight_gradient(self.summed(weight))]
+        if layer.weight_rec is not None:
+            result.append(self.summed(recurrent))
+        if layer.bias is not None:
+            result.append(layer.bias_gradient(self.summed(bias)))
+        learn, p = layer.neuron.learn, self.summed(p) if layer.neuron.learn else None
+        return result + [self.pulled_back(q, p, k) for k, q in enumerate(layer.neuron.parameters) if q.name in learn]
+
+
+class _Backward(Backward):
+    """What both backward sweeps share: scratch, and gradients summed on the CPU."""
+
+    summed = staticmethod(summed)
 
     def prepare(self):
         layer, spikes = self.layer, self.spikes
@@ -154,7 +177,7 @@ class _Backward:
         """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
         none = np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, dtype), np.empty((0, 0), dtype)
         active = self.spikes.active
-        if not self.spikes.requires_grad or active is None:
+        if not self.goes_on:
             return Sites(*none)
         if active.dense:
             size, steps, n = active.u.shape
@@ -164,32 +187,22 @@ class _Backward:
         return Sites(active.indptr, active.indices, np.zeros(len(active.indices), dtype), none[3])
 
     def gradients(self, below, grads):
-        """One gradient for each parent, in the order of (spikes, *layer.tensors())."""
-        spikes_grad = None
-        if below.dense.size:
-            spikes_grad = SpikesGrad(below.dense.reshape(self.spikes.active.u.shape))
-        elif self.spikes.requires_grad and self.spikes.active is not None:
-            spikes_grad = SpikesGrad(below.grad)
-        layer, dt = self.layer, self.spikes.dt
-        grad_w, grad_rec, grad_b, grad_p = grads
-        result = [spikes_grad, layer.weight_gradient(summed(grad_w))]
-        if layer.weight_rec is not None:
-            result.append(summed(grad_rec))
-        if layer.bias is not None:
-            result.append(layer.bias_gradient(summed(grad_b)))
-        if layer.neuron.learn:
-            grad_p = dict(zip(layer.neuron.values, summed(grad_p), strict=True))
-            for parameter in layer.neuron.parameters:
-                if parameter.name in layer.neuron.learn:
-                    raw = layer.raw[parameter.name].data
-                    grad = parameter.pullback(raw.astype(np.float64), dt, grad_p[parameter.name].astype(np.float64))
-                    result.append((grad if raw.ndim else grad.sum()).astype(raw.dtype).reshape(raw.shape))
-        return result
+        dense = below.dense.size > 0
+        return super().gradients(below.dense.reshape(self.spikes.active.u.shape) if dense else below.grad, grads)
+
+    def weight_gradient(self, grad):
+        return self.layer.weight_gradient(grad)
+
+    def pulled_back(self, parameter, p, k):
+        """dL/draw of a learned parameter from row k of the discretised ones, in float64."""
+        raw = self.layer.raw[parameter.name].data
+        grad = parameter.pullback(raw.astype(np.float64), self.spikes.dt, p[k].astype(np.float64))
+        return (grad if raw.ndim else grad.sum()).astype(raw.dtype).reshape(raw.shape)
 
 
 class _SpikingBackward(_Backward):
     def __init__(self, layer, spikes, out):
-        super().__init__(layer, spikes)
+        super().__init__(layer, spikes, discretised(layer, spikes.dt))
         self.own_rows = out.indptr, out.indices
         self.active = out.active
 
@@ -252,8 +265,8 @@ class _SpikingBackward(_Backward):
 
 
 class _ReadoutBackward(_Backward):
-    def __init__(self, layer, spikes, where):
-        super().__init__(layer, spikes)
+    def __init__(self, layer, spikes, p, where):
+        super().__init__(layer, spikes, p)
         self.where = where
 
     def __call__(self, grad):

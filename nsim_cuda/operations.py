@@ -11,7 +11,7 @@ import numpy as np
 
 from nsim.backend import compiled, kernels_of
 from nsim.events import index_dtype
-from nsim.sweeps import MODES, SpikesGrad
+from nsim.sweeps import MODES, Backward, SpikesGrad
 from nsim.tape import Tensor, record, recording
 from nsim_cuda import assemble as assembling
 from nsim_cuda import batch as kernels
@@ -46,7 +46,7 @@ def to_device(array):
 
 def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
     """See `nsim.sweeps.spiking`."""
-    parents = (spikes, *layer.tensors())
+    parents = (spikes, *layer.parameters())
     keep = recording(*parents)
     if keep:
         launch.compiled_surrogate(layer.neuron.surrogate, layer.weight.dtype)  # says now what is wrong with it
@@ -54,19 +54,8 @@ def spiking(layer, spikes: DeviceSpikes) -> DeviceSpikes:
     return record(layer.label, out, parents, _SpikingBackward(layer, spikes, out)) if keep else out
 
 
-def integrate(layer, spikes: DeviceSpikes) -> Tensor:
-    """See `nsim.sweeps.integrate`."""
-    result, where, _ = readout_forward(layer, spikes)
-    out = Tensor(result)
-    out.lengths = spikes.lengths if layer.neuron.reduce is None else None
-    return record(layer.label, out, (spikes, *layer.tensors()), _ReadoutBackward(layer, spikes, where))
-
-
 def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuron says"):
-    """The readout's sweep: its output, the steps of the maxima (or an empty array), and (states, acc, steps summed).
-
-    `state` to go on from, `source` the events of the drive; `reduce=None` gives the trace, whatever the neuron says.
-    """
+    """See `nsim.sweeps.readout_forward`."""
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
     n, dtype, mode = layer.n_out, layer.weight.dtype, MODES[reduce]
@@ -77,15 +66,15 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
         (states, acc), done = (part.copy() for part in state[:2]), state[2]
     out = memory.empty((size, steps, n), dtype) if reduce is None else nothing(dtype, 3)
     where = full((size, n), np.int32, 0) if mode == readout.MAX else nothing(np.int32, 2)
-    threads = jit.block_for(n)
+    threads, p = jit.block_for(n), launch.discretised(layer, spikes.dt)
     jit.start(
         compiled(layer, "forward"), (size, -(-n // threads)), threads, mode, steps,
         spikes.lengths_on_device(), launch.drive_of(layer, spikes, source),
-        (*launch.matrices(layer), launch.discretised(layer, spikes.dt)), states, out, acc, where,
+        (*launch.matrices(layer), p), states, out, acc, where,
     )  # fmt: skip
     done = done + (steps if spikes.lengths is None else spikes.lengths)
     result = out if reduce is None else acc / _divisor(done, dtype) if reduce == "mean" else acc
-    return result, where, (states, acc, done)
+    return result, _ReadoutBackward(layer, spikes, p, where), (states, acc, done)
 
 
 def run_spiking(layer, spikes, source, inner, watch):
@@ -106,16 +95,6 @@ def run_spiking(layer, spikes, source, inner, watch):
     return out, recorded, (states, changes["after"])
 
 
-def run_readout(layer, spikes, source, inner, watch):
-    """See `nsim.nn.Dense.run`."""
-    recorded = {}
-    if watch.size:
-        traced = readout_forward(layer, spikes, inner, source, reduce=None)[0]
-        recorded = {"v": status.read(traced)[:, :, watch]}
-    output, _, inner = readout_forward(layer, spikes, inner, source)
-    return output, recorded, inner
-
-
 def _divisor(done, dtype):
     """Steps of each sample as numbers [B, 1], to divide by; one number where all are equal. A cut may begin past the
     end of a sample, which then has none."""
@@ -123,12 +102,10 @@ def _divisor(done, dtype):
     return float(done[0]) if (done == done[0]).all() else np.asarray(done, dtype)[:, None]
 
 
-class _Backward:
-    """What both backward sweeps share: the input events, the layer, scratch, and the gradients of the parameters."""
+class _Backward(Backward):
+    """What both backward sweeps share: scratch, and gradients summed on the device."""
 
-    def __init__(self, layer, spikes):
-        self.layer, self.spikes = layer, spikes
-        self.p = launch.discretised(layer, spikes.dt)
+    summed = staticmethod(launch.summed)
 
     def prepare(self):
         layer, spikes = self.layer, self.spikes
@@ -162,32 +139,22 @@ class _Backward:
     def sites_below(self, dtype):
         """Where the gradient of the input goes: on the active set of the layer below, if it wants one."""
         active = self.spikes.active
-        if not self.spikes.requires_grad or active is None:
+        if not self.goes_on:
             return Sites(nothing(np.int32, 2), nothing(np.uint16, 1), nothing(dtype, 1), 1)
         return Sites(active.ptr, active.indices, full(active.indices.shape, dtype, 0), active.tiles)
 
-    def gradients(self):
-        """One gradient for each parent, in the order of (spikes, *layer.tensors())."""
-        layer, dt, grads = self.layer, self.spikes.dt, self.grads
-        wanted = self.spikes.requires_grad and self.spikes.active is not None
-        result = [SpikesGrad(self.below.grad) if wanted else None, launch.summed(grads.w).reshape(layer.weight.shape)]
-        if layer.weight_rec is not None:
-            result.append(launch.summed(grads.rec))
-        if layer.bias is not None:
-            result.append(layer.bias_gradient(launch.summed(grads.b)))
-        if layer.neuron.learn:
-            grad_p = launch.summed(grads.p)
-            for k, parameter in enumerate(layer.neuron.parameters):
-                if parameter.name in layer.neuron.learn:
-                    raw = layer.raw[parameter.name].data
-                    grad = parameter.pullback(raw, dt, grad_p.row(k))
-                    result.append(grad if raw.ndim else grad.sum())
-        return result
+    def weight_gradient(self, grad):
+        return grad.reshape(self.layer.weight.shape)
+
+    def pulled_back(self, parameter, p, k):
+        raw = self.layer.raw[parameter.name].data
+        grad = parameter.pullback(raw, self.spikes.dt, p.row(k))
+        return grad if raw.ndim else grad.sum()
 
 
 class _SpikingBackward(_Backward):
     def __init__(self, layer, spikes, out):
-        super().__init__(layer, spikes)
+        super().__init__(layer, spikes, launch.discretised(layer, spikes.dt))
         self.own_rows, self.active = launch.rows_of(out), out.active
 
     def __call__(self, grad):
@@ -206,12 +173,12 @@ class _SpikingBackward(_Backward):
             (self.weight, self.recurrent, self.bias, self.p), own, self.below, self.grads, self.scratch,
             launch.v_init(self.layer),
         )  # fmt: skip
-        return self.gradients()
+        return self.gradients(self.below.grad, self.grads)
 
 
 class _ReadoutBackward(_Backward):
-    def __init__(self, layer, spikes, where):
-        super().__init__(layer, spikes)
+    def __init__(self, layer, spikes, p, where):
+        super().__init__(layer, spikes, p)
         self.where = where
 
     def __call__(self, grad):
@@ -227,7 +194,7 @@ class _ReadoutBackward(_Backward):
             launch.rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p), grad,
             self.where, self.below, self.grads, self.scratch, launch.v_init(self.layer),
         )  # fmt: skip
-        return self.gradients()
+        return self.gradients(self.below.grad, self.grads)
 
 
 def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
-from nsim.backend import device_of, on_device, per_device
+from nsim.backend import device_of, moved, on_device, per_device
 from nsim.checks import all_finite, float_type, is_whole
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes, empty, join
@@ -150,10 +150,6 @@ class Connection(Module):
         self._check_parameters()
         table.check_layer(self)
 
-    def tensors(self) -> list[Tensor]:
-        """The trainable tensors, in the order in which the sweeps give their gradients."""
-        return list(self.named_parameters().values())
-
     def named_parameters(self):
         named = {"weight": self.weight, "weight_rec": self.weight_rec, "bias": self.bias}
         named |= {p.raw_name: self.raw[p.name] for p in self.neuron.parameters if p.name in self.neuron.learn}
@@ -268,11 +264,11 @@ class Connection(Module):
         out, inner = forward(self, spikes, keep=False, state=inner, trace=trace, source=source)
         return out, {name: trace.values[:, :, k] for k, name in enumerate(names)} if watch.size else {}, inner
 
-    @per_device
     def _run_readout(self, spikes, source, inner, watch):
+        """The same; the output of a readout at each step is its v."""
         recorded = {}
         if watch.size:
             traced = sweeps.readout_forward(self, spikes, inner, source, reduce=None)[0]
-            recorded = {"v": traced[:, :, watch]}
+            recorded = {"v": moved(traced, "cpu")[:, :, watch]}
         output, _, inner = sweeps.readout_forward(self, spikes, inner, source)
         return output, recorded, inner
