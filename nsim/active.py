@@ -34,9 +34,10 @@ class Active:
 
     @property
     def arrays(self) -> list[np.ndarray]:
-        return [a for a in (self.indptr, self.indices, self.u) if a is not None]
+        # A derived dense set has a single u for all its sites, with strides of 0: that one is all there is.
+        u = self.u if any(self.u.strides) else self.u[(slice(1),) * self.u.ndim]
+        return [a for a in (self.indptr, self.indices, u) if a is not None]
 
     @property
     def nbytes(self) -> int:
-        # A derived dense set has a single u for all its sites, with strides of 0.
-        return sum(a.nbytes if any(a.strides) else min(a.nbytes, a.itemsize) for a in self.arrays)
+        return sum(a.nbytes for a in self.arrays)

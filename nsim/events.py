@@ -48,6 +48,7 @@ class Spikes:
     """
 
     device = "cpu"
+    _fields = ("indptr", "indices", "shape", "dt", "values", "space", "lengths", "active")
 
     def __init__(self, indptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None):
         self.shape = _shape(shape)
@@ -233,7 +234,9 @@ class Spikes:
         values = None if self.values is None else self.values[kept]
         shape = (batch, stop - start, n)
         lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, stop - start)
-        return Spikes(indptr, self.indices[kept], shape, dt=self.dt, values=values, space=self.space, lengths=lengths)
+        return self._like(
+            indptr=indptr, indices=self.indices[kept], shape=shape, values=values, lengths=lengths, active=None
+        )
 
     @property
     def n_events(self) -> int:
@@ -257,8 +260,11 @@ class Spikes:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, the active set included."""
-        own = [a for a in (self.indptr, self.indices, self.values, self.lengths) if a is not None]
-        return sum(a.nbytes for a in own) + (self.active.nbytes if self.active is not None else 0)
+        return sum(a.nbytes for a in self.arrays)
+
+    def _like(self, **changes) -> Spikes:
+        """These events without the tape, but for what `changes`; nothing is copied."""
+        return type(self)(**{name: getattr(self, name) for name in self._fields} | changes)
 
     def retain_grad(self) -> Spikes:
         """Keep the gradient of the next backward() in `.grad`: on the active set, in its order. Returns self.
@@ -275,15 +281,7 @@ class Spikes:
 
     def detach(self) -> Spikes:
         """The same events, cut off from the tape and without the active set."""
-        return Spikes(
-            self.indptr,
-            self.indices,
-            self.shape,
-            dt=self.dt,
-            values=self.values,
-            space=self.space,
-            lengths=self.lengths,
-        )
+        return self._like(active=None)
 
     def __repr__(self):
         b, t, n = self.shape

@@ -32,14 +32,9 @@ def derived(indptr, indices, shape, dtype) -> Active:
     return Active(indptr, indices, np.empty(0, dtype))
 
 
-@per_device
 def flatten(spikes: Spikes) -> Spikes:
     """The same events with space (N,)."""
-    out = Spikes(
-        spikes.indptr, spikes.indices, spikes.shape, dt=spikes.dt, values=spikes.values, lengths=spikes.lengths,
-        active=spikes.active,
-    )  # fmt: skip
-    return record("flatten", out, (spikes,), lambda grad: (grad,))
+    return record("flatten", spikes._like(space=None), (spikes,), lambda grad: (grad,))
 
 
 @per_device
@@ -69,9 +64,9 @@ def pool2d(spikes: Spikes, windows: Windows, how: str) -> Spikes:
             below = Rows(active.indptr, active.indices, np.empty(0, np.float32), steps, 0)
             found = _pooled(below, size, grid, False, True, False, scale, scratch, n_out)
             sites = derived(*found[:2], shape, active.u.dtype)
-    out = Spikes(
-        indptr, indices, shape, dt=spikes.dt, values=values if graded else None,
-        space=(*windows.out, grid.channels), lengths=spikes.lengths, active=sites,
+    out = spikes._like(
+        indptr=indptr, indices=indices, shape=shape, values=values if graded else None,
+        space=(*windows.out, grid.channels), active=sites,
     )  # fmt: skip
     return record(f"{how} pooling", out, (spikes,), _PoolBackward(spikes, windows, sites, largest, scale))
 
@@ -169,10 +164,7 @@ def add(a: Spikes, b: Spikes) -> Spikes:
     parts = [(s.indptr, s.indices, np.empty(0, np.float32) if s.values is None else s.values) for s in (a, b)]
     over(merge.merge, n_rows, *parts, indptr, indices, values)
     sites = _united(a, b) if recording(a, b) else None
-    out = Spikes(
-        indptr, indices, a.shape, dt=a.dt, values=values if graded else None, space=a.space, lengths=a.lengths,
-        active=sites,
-    )  # fmt: skip
+    out = a._like(indptr=indptr, indices=indices, values=values if graded else None, active=sites)
     first, second = a.active, b.active
 
     def vjp(grad):

@@ -336,11 +336,7 @@ def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
     over(batch.keep_mask, size * steps, spikes.indptr, spikes.indices, steps, seed, p, per_event, kept)
     ends = np.concatenate(([0], np.cumsum(kept)))
     values = np.full(int(ends[-1]), scale) if spikes.values is None else spikes.values[kept] * scale
-    active = spikes.active
-    out = Spikes(
-        ends[spikes.indptr], spikes.indices[kept], spikes.shape, dt=spikes.dt, values=values, space=spikes.space,
-        lengths=spikes.lengths, active=active,
-    )  # fmt: skip
+    out, active = spikes._like(indptr=ends[spikes.indptr], indices=spikes.indices[kept], values=values), spikes.active
 
     def masked(grad, steps, lists=None):
         """A gradient at the neurons of lists, one for each sample and step; without lists at every neuron."""

@@ -53,6 +53,9 @@ class DeviceSpikes(Spikes):
     """
 
     device = "cuda"
+    _fields = (
+        "ptr", "indices", "shape", "dt", "values", "space", "lengths", "active", "tiles", "width", "needs", "positive",
+    )  # fmt: skip
 
     def __init__(
         self, ptr, indices, shape, *, dt, values=None, space=None, lengths=None, active=None, tiles=1, width=None,
@@ -98,10 +101,6 @@ class DeviceSpikes(Spikes):
         own = [a for a in (self.ptr, self.indices, self.values) if a is not None]
         return own + (self.active.arrays if self.active is not None else [])
 
-    @property
-    def nbytes(self):
-        return sum(a.nbytes for a in self.arrays)
-
     def to_cpu(self) -> Spikes:
         """A packed copy on the host, its active set included, without the tape."""
         batch = self.shape[0]
@@ -130,12 +129,6 @@ class DeviceSpikes(Spikes):
 
     def cut(self, start, stop):
         return put(self.to_cpu().cut(start, stop))
-
-    def detach(self):
-        return DeviceSpikes(
-            self.ptr, self.indices, self.shape, dt=self.dt, values=self.values, space=self.space,
-            lengths=self.lengths, tiles=self.tiles, width=self.width, needs=self.needs, positive=self.positive,
-        )  # fmt: skip
 
     def __repr__(self):
         return f"Device{super().__repr__()}"

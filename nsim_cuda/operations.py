@@ -23,7 +23,7 @@ from nsim_cuda.launch import nothing
 
 spikes_to_device, spikes_from, to_host = put, given, status.read
 check_layer = launch.check_layer
-flatten, pool2d, add = spatial.flatten, spatial.pool2d, spatial.add
+pool2d, add = spatial.pool2d, spatial.add
 adopted, is_foreign = interop.adopted, interop.is_foreign
 assemble, latency, new_tally = assembling.assemble, assembling.latency, assembling.new_tally
 adam, sgd, sgd_plain, guard, clipped = optim.adam, optim.sgd, optim.sgd_plain, optim.guard, optim.clipped
@@ -241,10 +241,7 @@ def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpik
         kernels.thin, rows, jit.BLOCK, spikes.ptr, spikes.indices, launch.rows_of(spikes).values,
         kept(spikes), scale, ptr, indices, values,
     )  # fmt: skip
-    out = DeviceSpikes(
-        ptr, indices, spikes.shape, dt=spikes.dt, values=values, space=spikes.space, lengths=spikes.lengths,
-        active=active, tiles=spikes.tiles, width=spikes.width, positive=spikes.positive,
-    )  # fmt: skip
+    out = spikes._like(ptr=ptr, indices=indices, values=values, needs=None)
 
     def masked(grad, lists, keep):
         part, grad_scale = memory.empty(grad.shape, grad.dtype), grad.dtype.type(scale)

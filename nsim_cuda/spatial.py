@@ -21,15 +21,6 @@ from nsim_cuda.launch import nothing, rows_of
 from nsim_cuda.windows import grid_of
 
 
-def flatten(spikes: DeviceSpikes) -> DeviceSpikes:
-    """See `nsim.spatial.flatten`."""
-    out = DeviceSpikes(
-        spikes.ptr, spikes.indices, spikes.shape, dt=spikes.dt, values=spikes.values, lengths=spikes.lengths,
-        active=spikes.active, tiles=spikes.tiles, width=spikes.width, needs=spikes.needs, positive=spikes.positive,
-    )  # fmt: skip
-    return record("flatten", out, (spikes,), lambda grad: (grad,))
-
-
 def pool2d(spikes: DeviceSpikes, windows, how: str) -> DeviceSpikes:
     """See `nsim.spatial.pool2d`. Before a maximum, sizes are looked at only where nobody knows their sign."""
     graded, largest, active = how == "mean" or spikes.values is not None, how == "max", spikes.active
