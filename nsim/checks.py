@@ -164,11 +164,15 @@ def fitting_arrays(where: str, values, own: dict, unused=()) -> dict:
     missing, unknown = sorted(own.keys() - values.keys()), sorted(values.keys() - own.keys() - set(unused))
     if missing or unknown:
         raise ParameterError(f"{where}: missing {_some(missing)}, unknown {_some(unknown)}{_prefix(own, values)}")
-    shapes = {name: (np.shape(values[name]), np.shape(a)) for name, a in own.items()}
+    shapes = {name: (_shape(values[name]), _shape(a)) for name, a in own.items()}
     wrong = [f"{name} has {given}, expected {right}" for name, (given, right) in shapes.items() if given != right]
     if wrong:
         raise ShapeError(f"{where}: {len(wrong)} shapes differ: {'; '.join(wrong[:5])}")
     return {name: values[name] for name in own}
+
+
+def _shape(a):
+    return tuple(a.shape) if hasattr(a, "shape") else np.shape(a)  # of a list; NumPy knows no arrays on a device
 
 
 def _some(names):
