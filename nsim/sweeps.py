@@ -114,7 +114,8 @@ def _lengths(spikes):
 
 
 class Backward:
-    """What the backward sweeps of all devices share: a layer, its input events, and what its equations use."""
+    """What the backward sweeps of all devices share: a layer, its input events, and what its equations use. A device
+    adds `summed`, `weight_gradient` (from that of its kernels' weights) and `pulled_back` (of a learned parameter)."""
 
     def __init__(self, layer, spikes, p):
         self.layer, self.spikes, self.p = layer, spikes, p
