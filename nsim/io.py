@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import contextlib
 import json
 import os
 from functools import partial
