@@ -6,9 +6,9 @@ and the SHA-256 of all that follows. It is checked first, so that a damaged file
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-import contextlib
 import json
 import os
 from functools import partial
