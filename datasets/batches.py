@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from nsim.backend import check_device, moved, operations
-from nsim.checks import whole
+from nsim.checks import flag, whole
 from nsim.datasets.labelled import Epoch
 from nsim.errors import EventError, EventWarning
 from nsim.events import Spikes, index_dtype
@@ -25,7 +25,12 @@ class Batches(Epoch):
         if steps is not None:
             whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
-        self.dt, self.width, self.binning, self.clamp = float(dt), step_width(dt), binning, bool(clamp)
+        self.dt, self.width, self.binning, self.clamp = (
+            float(dt),
+            step_width(dt),
+            binning,
+            flag("batches", "clamp", clamp),
+        )
         self.device = check_device(device)
         self.steps = self._needed_steps() if steps is None else int(steps)
         self.events = self.late = self.doubles = 0

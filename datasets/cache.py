@@ -36,7 +36,7 @@ def scratch(cache) -> Path | None:
     if cache:
         with contextlib.suppress(OSError):
             folder().mkdir(parents=True, exist_ok=True)
-        if os.access(folder(), os.W_OK):
+        if folder().is_dir() and os.access(folder(), os.W_OK):
             return folder()
     return None
 

@@ -68,7 +68,7 @@ def find(source, root=None, download=True) -> Path:
     for top in roots:
         for place in [top, *(top / folder for folder in source.folders)]:
             for name in source.names:
-                if (place / name).is_file():
+                if _is_file(place / name):
                     return place / name
     tried = []
     if root is None and download:
@@ -116,6 +116,13 @@ def named(title, files, published, *, part="", fingerprint=False) -> str:
 def subset(count, official, what) -> str:
     """What the title of data gets where they are fewer than the official ones: for `named`."""
     return f"subset ({count:,} of {official:,} {what})" if count < official else ""
+
+
+def _is_file(path):
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be entered
+        return False
 
 
 def _fetch(name, address, md5, folder):

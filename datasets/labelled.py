@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import class_labels, functions, number, whole
+from nsim.checks import class_labels, flag, functions, number, whole
 from nsim.errors import ParameterError
 
 
@@ -27,7 +27,8 @@ class Labelled:
     def __init__(self, labels, *, name, classes, index=None):
         self.name, self.classes = name, tuple(classes)
         self._labels = class_labels(name, labels, len(self.classes))
-        self.index = np.arange(len(self._labels)) if index is None else np.asarray(index, np.int64)
+        count = len(self._labels)
+        self.index = np.arange(count) if index is None else _numbers(name, "index", index, count)
 
     def __len__(self):
         return len(self.index)
@@ -43,18 +44,9 @@ class Labelled:
 
     def subset(self, indices) -> Labelled:
         """The samples with these numbers (counted in this data set), in this order."""
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise ParameterError(
-                f"subset: indices of type {indices.dtype} and shape {indices.shape}; expected whole numbers [K]"
-            )
-        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
-            raise ParameterError(
-                f"subset: indices {indices.min()} to {indices.max()}; {self.name} has {len(self)} samples"
-            )
         part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
-        part.index = self.index[indices]
+        part.index = self.index[_numbers(self.name, "subset", indices, len(self))]
         return part
 
     def split(self, fraction, seed=0) -> tuple[Labelled, Labelled]:
@@ -78,6 +70,19 @@ class Labelled:
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 
+def _numbers(data, what, indices, count):
+    """Numbers of samples, int64 [K]; refused where they are none of `count`."""
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+        way_out = "; np.flatnonzero makes them of a mask" if indices.dtype.kind == "b" else ""
+        raise ParameterError(
+            f"{what}: indices of type {indices.dtype} and shape {indices.shape}; expected whole numbers [K]{way_out}"
+        )
+    if indices.size and not (indices.min() >= 0 and indices.max() < count):
+        raise ParameterError(f"{what}: indices {indices.min()} to {indices.max()}; {data} has {count} samples")
+    return indices.astype(np.int64)
+
+
 class Epoch:
     """The batches of one epoch of a data set: how many, which samples each has, and what its transforms draw from.
 
@@ -88,9 +93,11 @@ class Epoch:
         whole("batches", batch=(batch, 1), seed=(seed, 0), epoch=(epoch, 0))
         if len(data) == 0:
             raise ParameterError(f"batches: no sample of {data.name} is left")
+        drop_last = flag("batches", "drop_last", drop_last)
         if drop_last and batch > len(data):
             raise ParameterError(f"batch = {batch} with drop_last: {data.name} has only {len(data)} samples")
-        self.data, self.batch, self.shuffle, self.drop_last = data, int(batch), shuffle, drop_last
+        self.data, self.batch = data, int(batch)
+        self.shuffle, self.drop_last = flag("batches", "shuffle", shuffle), drop_last
         self.seed, self.epoch, self.transforms = int(seed), int(epoch), functions("batches", "transform", transform)
 
     def __len__(self):

@@ -197,9 +197,12 @@ class EventData(Labelled):
         first, last = self.events.starts[self.index], self.events.starts[self.index + 1]
         transforms, rng = functions("transformed", "transform", transform), np.random.default_rng(int(seed))
         events = changed(gathered(self.events, first, last), transforms, rng)
+        # A function by its name, since its address is another in each process, and a checkpoint knows data by name.
+        names = ", ".join(getattr(part, "__qualname__", None) or repr(part) for part in transforms)
         return EventData(
-            events, self.labels, name=f"{self.name}, {transform}", classes=self.classes, speakers=self.speakers
-        )
+            events, self.labels, name=f"{self.name}, {names}", classes=self.classes,
+            speakers=self.speakers,
+        )  # fmt: skip
 
     def batches(
         self, batch, *, dt, steps=None, shuffle=False, seed=0, transform=None, drop_last=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from contextlib import nullcontext
 from functools import cache, lru_cache, wraps
 from inspect import isfunction
@@ -201,6 +202,28 @@ def _blas():
     return ThreadpoolController()
 
 
+class _SingleThreaded:
+    """BLAS has one thread from the first that enters until the last has left: several threads of Python may sweep."""
+
+    def __init__(self):
+        self.lock, self.users, self.limit = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.limit = _blas().limit(limits=1, user_api="blas")
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.limit.restore_original_limits()
+
+
+_single_threaded = _SingleThreaded()
+
+
 def single_threaded_blas(used: bool):
     """Context for a sweep that calls BLAS from its own threads: each call then runs on its caller alone."""
-    return _blas().limit(limits=1, user_api="blas") if used else nullcontext()
+    return _single_threaded if used else nullcontext()

@@ -154,6 +154,18 @@ def float_type(where: str, dtype) -> np.dtype:
     return found
 
 
+def finite_array(where: str, value, dtype) -> np.ndarray:
+    """An array in this type; refused where it holds no real numbers, or, in this type, any that is not finite."""
+    a = plain_array(value)
+    if a is None:
+        raise ParameterError(f"{where} has dtype {getattr(value, 'dtype', type(value).__name__)}, expected numbers")
+    with np.errstate(over="ignore"):
+        a = a.astype(dtype, copy=False)
+    if not all_finite(a):
+        raise ParameterError(f"{where} holds NaN or infinity, or numbers beyond {dtype}")
+    return a
+
+
 def fitting_arrays(where: str, values, own: dict, unused=()) -> dict:
     """Arrays (or numbers) by name, in the order of our own; refused where a name is missing, or unknown and not among
     the `unused`, or where a shape is not that of our own."""

@@ -60,18 +60,14 @@ def evaluate(net, data, *, batch=256, dt, steps, loss=None, clamp=False, binning
     """
     check_inputs("evaluate", net, {"data": data}, batch=batch, dt=dt, steps=steps)
     loss, totals = with_lengths(loss), Totals(net)
-    training = net.training
     if device is not None:
         net.to(device)
-    net.eval()
-    try:
-        with no_grad():
-            for spikes, labels in batches_of(data, int(batch), dt, int(steps), clamp, binning, net.device):
-                output, hidden = net(spikes.to(net.device), hidden=True)
-                value = loss(output, labels, spikes.lengths).item()
-                totals.add(spikes, labels, output, hidden, value)
-    finally:
-        net.train(training)
+    with net.modes_kept(), no_grad():
+        net.eval()
+        for spikes, labels in batches_of(data, int(batch), dt, int(steps), clamp, binning, net.device):
+            output, hidden = net(spikes.to(net.device), hidden=True)
+            value = loss(output, labels, spikes.lengths).item()
+            totals.add(spikes, labels, output, hidden, value)
     totals.check()
     predictions, labels = np.concatenate(totals.predictions), np.concatenate(totals.labels)
     confusion = np.zeros((totals.classes, totals.classes), np.int64)

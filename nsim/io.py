@@ -189,8 +189,8 @@ def named(thing):
     Of data also a digest of what is cheap to read: which samples of the whole these are, their labels and sizes.
     """
     if isinstance(thing, partial):
-        options = ", ".join([*map(repr, thing.args), *(f"{key}={value!r}" for key, value in thing.keywords.items())])
-        return f"{named(thing.func)}({options})"
+        options = [*map(_option, thing.args), *(f"{key}={_option(value)}" for key, value in thing.keywords.items())]
+        return f"{named(thing.func)}({', '.join(options)})"
     if isinstance(thing, (list, tuple)):
         return [named(part) for part in thing]
     if hasattr(thing, "batches"):
@@ -202,6 +202,11 @@ def named(thing):
     if thing is None or hasattr(thing, "__qualname__"):
         return getattr(thing, "__qualname__", None)
     return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
+
+
+def _option(value):
+    """An option of a partial: functions by name, since their address is another in each process."""
+    return named(value) if callable(value) else repr(value)
 
 
 def shared_names(net, opt) -> dict[str, str]:

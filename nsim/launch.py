@@ -172,8 +172,8 @@ def summed(partial):
 
 
 def _slots(size, steps, n, room, dtype, with_u):
-    """Lists of `room` entries a sample; the first guess is one site in 32."""
-    width = max(room, steps * n // 32 + 2 * padded(n))
+    """Lists of `room` entries a sample, as far as these steps can need them; the first guess is one site in 32."""
+    width = min(max(room, steps * n // 32 + 2 * padded(n)), (steps + 1) * padded(n))
     return Slots(
         np.zeros((size, steps + 1), np.int32),
         np.empty((size, width), index_dtype(n)),

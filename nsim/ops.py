@@ -99,7 +99,7 @@ def log(x):
 
 def relu(x):
     positive = x.data > 0
-    return record("relu", Tensor(x.data * positive), (x,), lambda g: (g * positive,))
+    return record("relu", Tensor(np.maximum(x.data, 0)), (x,), lambda g: (g * positive,))
 
 
 def absolute(x):
@@ -175,7 +175,13 @@ def _no_truth(self):
     raise ShapeError(f"the truth of a tensor of shape {self.shape} is not defined; use .data with any() or all()")
 
 
-# Arithmetic on Tensor: the methods are the operations above.
+def _comparison(compare):
+    return lambda x, y: compare(x.numpy(), y.numpy() if isinstance(y, Tensor) else y)
+
+
+# Arithmetic on Tensor: the methods are the operations above. Comparisons of size give arrays, and have no gradient.
+Tensor.__lt__, Tensor.__le__ = _comparison(operator.lt), _comparison(operator.le)
+Tensor.__gt__, Tensor.__ge__ = _comparison(operator.gt), _comparison(operator.ge)
 Tensor.__add__, Tensor.__radd__ = add, lambda x, y: add(y, x)
 Tensor.__sub__, Tensor.__rsub__ = subtract, lambda x, y: subtract(y, x)
 Tensor.__mul__, Tensor.__rmul__ = multiply, lambda x, y: multiply(y, x)

@@ -96,7 +96,7 @@ class Optimizer:
         GradientError
             If no parameter has a gradient.
         ShapeError
-            If a gradient has another shape than its parameter.
+            If a gradient, or a buffer of this optimiser, has another shape than its parameter.
         """
         self._check()
         named = {name: p for name, p in self.params.items() if p.grad is not None}
@@ -107,14 +107,19 @@ class Optimizer:
         for name, p in named.items():
             if p.grad.shape != p.shape:
                 raise ShapeError(f"parameter {name!r} has shape {p.shape}, its gradient {p.grad.shape}")
-            for arrays in self.state.values():
+            for buffer, arrays in self.state.items():
+                if arrays[name].shape != p.shape:
+                    raise ShapeError(
+                        f"parameter {name!r} has shape {p.shape}, {type(self).__name__}'s {buffer} of it "
+                        f"{arrays[name].shape}: make a new optimiser for parameters of other shapes"
+                    )
                 arrays[name] = moved(arrays[name], p.device)
             self.steps[name] += 1
             if on_device(p.data):
                 self._move(name, p.data.reshape(-1), p.grad.reshape(-1), p.dtype.type)
                 continue
-            if not p.data.flags.c_contiguous:
-                p.data = np.ascontiguousarray(p.data)
+            if not (p.data.flags.c_contiguous and p.data.flags.writeable):
+                p.data = np.array(p.data, order="C")
             grad = np.ascontiguousarray(p.grad, p.dtype)
             self._move(name, p.data.reshape(-1), grad.reshape(-1), p.dtype.type)
         for device in {p.device for p in named.values()} - {"cpu"}:

@@ -66,7 +66,7 @@ class Tensor:
         If `data` holds anything else, such as None, words or complex numbers.
     """
 
-    __array_priority__ = 1000  # array + tensor is ours
+    __array_ufunc__ = None  # array + tensor is ours
 
     def __init__(self, data, requires_grad=False, name=None):
         given, data = data, data.data if isinstance(data, Tensor) else adopted(data)
@@ -102,6 +102,12 @@ class Tensor:
 
     def __len__(self):
         return len(self.data)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.numpy(), dtype, copy=copy)
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else str(self)
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array: no copy on the CPU; from a device a copy, made once it has finished."""
@@ -186,13 +192,14 @@ def backward(root, grad):
     """Walk the tape back from `root`, whose gradient is `grad`."""
     if root.node is None:
         raise GradientError("nothing to walk back: no operation on a parameter was recorded (is it inside no_grad()?)")
-    pending = {id(root.node): grad}
-    for node in reversed(_order(root.node)):
-        grad = pending.pop(id(node), None)
+    pending, order = {id(root.node): grad}, _order(root.node)
+    for node in order:  # before any gradient is added
         if node.vjp is None:
             raise GradientError(
                 f"{node.name}: this part of the tape was already used and freed; run the forward pass again"
             )
+    for node in reversed(order):
+        grad = pending.pop(id(node), None)
         if grad is not None:
             if node.keep is not None:
                 node.keep.grad = grad

@@ -77,7 +77,8 @@ def fit(
         After each epoch last.h5 (net, optimiser, history, best weights) and, if it was the best, best.h5 are written.
     resume : bool
         Go on from out/last.h5 if it is there. A run that was killed at any moment and is started again ends with the
-        same bits as one that was not. False starts anew and overwrites.
+        same bits as one that was not (where no epoch was finished, from a net made anew). False starts anew and
+        overwrites.
     patience : int, optional
         Stop after so many epochs without a new best one; needs `val`.
     progress : bool
@@ -121,18 +122,16 @@ def fit(
     run.check()
     if resume:
         run.resume()
-    training = net.training
     try:
-        while not (run.done or run.out_of_patience):
-            run.epoch()
-            run.keep()
-            for callback in callbacks:
-                callback(net, run.history)
+        with net.modes_kept():
+            while not (run.done or run.out_of_patience):
+                run.epoch()
+                run.keep()
+                for callback in callbacks:
+                    callback(net, run.history)
     except KeyboardInterrupt as stop:
         stop.add_note(f"training interrupted in epoch {len(run.history['epoch'])}; {run.last_good}")
         raise
-    finally:
-        net.train(training)
     if run.best_weights is not None:
         net.load_state_dict(run.best_weights)
     return History(run.history, run.best_epoch, run.out_of_patience and not run.done, run.out)
@@ -237,7 +236,9 @@ class _Run:
         if self.out is None:
             return "nothing was kept (give out= to keep a checkpoint of each epoch)"
         if not self.history["epoch"]:
-            return f"no epoch was finished, so {self.out} holds no checkpoint of this run"
+            return (
+                f"no epoch was finished, so {self.out} holds no checkpoint of this run; make the net anew to repeat it"
+            )
         return (
             f"{self.out / 'last.h5'} holds the state after epoch {self.history['epoch'][-1]}; call fit again to go on"
         )

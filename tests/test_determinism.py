@@ -9,8 +9,10 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nsim import Spikes, launch, losses, nn, optim
+from nsim.backend import single_threaded_blas
 from tests import cases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,3 +154,13 @@ with single_threaded_blas(True):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_blas_gets_its_threads_back_when_several_threads_sweep():
+    """The first that enters limits it, the last that leaves gives back, whichever these are."""
+    first, second = single_threaded_blas(True), single_threaded_blas(True)
+    with threadpool_limits(2, "blas"):
+        first.__enter__(), second.__enter__()
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+        first.__exit__(), second.__exit__()
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}

@@ -131,3 +131,11 @@ def test_labels_beyond_the_outputs_are_refused_before_training(monkeypatch, name
         train.fit(tiny.make_net(), parts[0], val=parts[1], epochs=1, **SETTINGS)
     with pytest.raises(ParameterError, match=f"evaluate: {words.replace('val', 'data')}"):
         evaluate(tiny.make_net(), parts[place], **SETTINGS)
+
+
+@pytest.mark.filterwarnings("ignore::nsim.errors.EventWarning")
+def test_parts_that_were_switched_stay_so():
+    net = nn.Sequential(nn.Dropout(0.5), nn.Dense(9, 3, LI(reduce="sum")))
+    net[0].eval()
+    evaluate(net, cases.recordings([0, 1, 2]), dt=1e-3, steps=10)
+    assert [part.training for part in net.modules()] == [True, False, True]

@@ -1,5 +1,6 @@
 """Files: exact round trips, foreign and damaged files, writes that are whole or not at all."""
 
+import functools
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nsim import hdf5, io, nn, optim
+from nsim import hdf5, io, losses, nn, optim
 from nsim.datasets import convert_nmnist, write_shd
 from nsim.errors import DataError, NsimError, ParameterError
 from nsim.files import atomic
@@ -397,3 +398,10 @@ def test_another_split_of_the_same_size_is_other_data():
     relabelled._labels[0] = 3
     shorter.events.starts[1] = 9
     assert len({io.named(part) for part in (data, relabelled, shorter)}) == 3
+
+
+def test_functions_among_options_are_noted_by_name():
+    """Their addresses differ from process to process, and a run would not be resumed."""
+    rate = functools.partial(losses.spike_rate_upper, limit=3)
+    assert io.named(functools.partial(max, key=rate)) == "max(key=spike_rate_upper(limit=3))"
+    assert io.named(functools.partial(max, len, 2)) == "max(len, 2)"

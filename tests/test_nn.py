@@ -346,3 +346,41 @@ def test_a_neuron_keeps_its_values_when_the_users_array_changes():
     layer.set_value("threshold", theta)
     theta[:] = 9
     assert (layer.value("threshold") == 7).all()
+
+
+def test_a_value_is_a_copy():
+    layer = nn.Dense(3, 2, nsim.LIF(tau_mem=10e-3))
+    tau = layer.value("tau_mem")
+    tau *= 1e3
+    assert layer.value("tau_mem") == 10e-3
+
+
+def test_what_a_layer_was_made_with_stays():
+    """What is put on a layer later must be what its kernels read."""
+    layer, conv = nn.Dense(6, 5, nsim.LIF(learn="tau_mem")), nn.Conv2d(1, 2, 3, nsim.LIF(), size=5)
+    with pytest.raises(ParameterError, match=r"nn.Dense\(6, 5\): it was made without bias; make a layer that has one"):
+        layer.bias = nsim.Tensor(np.zeros(5, np.float32))
+    with pytest.raises(ParameterError, match="it was made without weight_rec"):
+        conv.weight_rec = nsim.Tensor(np.zeros((2, 2), np.float32))
+    with pytest.raises(ParameterError, match="its neuron is fixed; set_value"):
+        layer.neuron = nsim.LIF()
+    with pytest.raises(ShapeError, match=r"tau_mem is one number that is trained, not \[5\]"):
+        layer.set_value("tau_mem", np.full(5, 0.02))
+    layer.set_value("tau_mem", 0.02)
+    np.testing.assert_allclose(layer.value("tau_mem"), 0.02, rtol=1e-6)
+    layer.raw["tau_mem"].data = np.full(7, 0.5, np.float32)
+    with pytest.raises(ShapeError, match=r"has shape \(7,\), expected a number or \[5\]"):
+        layer(nsim.Spikes.from_dense(np.zeros((1, 2, 6)), 1e-3))
+
+
+def test_a_layer_stands_in_a_network_once():
+    layer, pool = nn.Dense(4, 4, nsim.LIF()), nn.MaxPool2d(2)
+    with pytest.raises(ParameterError, match="layer 1 is the same object as one before it"):
+        nn.Sequential(layer, layer)
+    assert len(nn.Sequential(pool, pool)) == 2  # it has nothing to train
+
+
+def test_numbers_too_large_for_the_weights_are_refused():
+    layer = nn.Dense(2, 2, nsim.LIF())
+    with pytest.raises(ParameterError, match="weight holds NaN or infinity, or numbers beyond float32"):
+        layer.load_state_dict({"weight": np.full((2, 2), 1e300)})

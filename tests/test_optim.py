@@ -234,3 +234,22 @@ def test_momentum_that_cannot_be_set_later(start, later):
     with pytest.raises(ParameterError, match=f"SGD: momentum = {later!r}"):
         opt.step()
     assert (p.data == 1).all()
+
+
+def test_buffers_of_another_shape_are_refused():
+    p = Tensor(np.ones(2, np.float32), requires_grad=True)
+    opt = optim.Adam([p])
+    p.grad = np.ones(2, np.float32)
+    opt.step()
+    p.data, p.grad = np.ones(4, np.float32), np.ones(4, np.float32)
+    with pytest.raises(ShapeError, match=r"has shape \(4,\), Adam's m of it \(2,\): make a new optimiser"):
+        opt.step()
+
+
+def test_weights_that_cannot_be_written_are_copied():
+    p = Tensor(np.ones(3, np.float32), requires_grad=True)
+    p.data.flags.writeable = False
+    given, p.grad = p.data, np.ones(3, np.float32)
+    optim.SGD([p], lr=0.5).step()
+    np.testing.assert_array_equal(p.data, 0.5)
+    np.testing.assert_array_equal(given, 1)

@@ -232,3 +232,22 @@ def test_states_of_another_batch_or_depth_are_refused():
         net.run(cases.spikes(), state=state)
     with pytest.raises(ShapeError, match="dt"):
         cases.network(delay=1).run(cases.spikes(dt=2e-3), state=cases.network(delay=1).run(cases.spikes()).state)
+
+
+@pytest.mark.parametrize(("long", "short"), [(1000, 50), (5000, 20)])
+def test_a_long_run_leaves_no_room_that_is_too_wide_for_a_short_one(long, short):
+    """Lists begin with the room that the last ones needed: never with more than the steps at hand can fill."""
+    rng = np.random.default_rng(0)
+
+    def batch(size, steps):
+        return Spikes.from_dense((rng.random((size, steps, 40)) < 0.2) * 1, 1e-3)
+
+    net = nn.Sequential(nn.Dense(40, 100, LIF(tau_mem=10e-3), seed=0), nn.Dense(100, 5, LI(reduce="sum"), seed=1))
+    fresh = nn.build(net.describe())
+    fresh.load_state_dict(net.state_dict())
+    net.run(batch(1, long))
+    given = batch(4, short)
+    np.testing.assert_array_equal(net(given).data, fresh(given).data)
+    layer = nn.Dense(20, 500, LIF(tau_mem=5e-3))
+    layer.room.spikes = layer.room.active = 1 << 40  # bytes, where a longer run had need of them
+    layer(Spikes.from_dense(np.ones((2, 5, 20)), 1e-3))

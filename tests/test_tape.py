@@ -290,3 +290,27 @@ def test_saved_bytes_of_a_layer_is_its_events_and_active_sites():
     listed = out.indptr.nbytes + out.indices.nbytes + out.active.indptr.nbytes + out.active.indices.nbytes
     parameters = layer.n_out * len(layer.neuron.parameters) * 4 + arrays.LINE
     assert saved_bytes(out) == given.nbytes + listed + out.active.u.nbytes + parameters
+
+
+def test_numpy_and_format_take_a_tensor():
+    x = Tensor(np.arange(3.0), requires_grad=True)
+    array = np.asarray(x)
+    assert array.dtype == np.float64 and array.shape == (3,)
+    assert isinstance(np.arange(3.0) + x, Tensor) and f"{x.sum():.1f} {x.sum()}" == "3.0 Tensor(3.)"
+    assert x.sum() < 4 and not x.sum() >= Tensor(4.0)
+    np.testing.assert_array_equal(x > 0.5, [False, True, True])
+
+
+def test_relu_of_minus_infinity_is_zero():
+    assert ops.relu(Tensor([-np.inf])).data == 0
+
+
+def test_a_used_tape_adds_to_no_gradient():
+    first, second = leaf(3), leaf(3)
+    used = (first * first).sum()
+    used.backward()
+    kept = first.grad.copy()
+    with pytest.raises(GradientError, match="already used and freed"):
+        (used + (second * second).sum()).backward()
+    assert second.grad is None
+    np.testing.assert_array_equal(first.grad, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import fitting_arrays
+from nsim.checks import finite_array, fitting_arrays
 from nsim.errors import ParameterError
 
 
@@ -39,9 +39,10 @@ class State:
         own = self.arrays()
         counters = {f"{name[:-12]}num_batches_tracked" for name in own if name.endswith(".running_mean")}
         arrays = fitting_arrays("load_state_dict", values, own, unused=counters)
+        arrays = {name: finite_array(f"load_state_dict: {name}", a, own[name].dtype) for name, a in arrays.items()}
         for name, a in arrays.items():
-            if not np.isfinite(a).all():
-                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
+            if name.endswith(".running_var") and a.min() < 0:
+                raise ParameterError(f"load_state_dict: {name} holds {a.min():g}; a variance is not negative")
         for name, a in arrays.items():
             own[name][...] = a
 

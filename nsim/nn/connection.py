@@ -92,6 +92,13 @@ class Connection(Module):
                 f"{self.label}: {name} = {type(value).__name__}: expected a Tensor; write values into it with "
                 f".{name}.data[...] = values"
             )
+        if value is not None and name in ("weight_rec", "bias") and name not in self.shapes:
+            raise ParameterError(f"{self.label}: it was made without {name}; make a layer that has one")
+        if name == "neuron" and "raw" in vars(self):
+            raise ParameterError(
+                f"{self.label}: its neuron is fixed; set_value(name, value) changes a parameter, and another neuron "
+                "wants another layer"
+            )
         super().__setattr__(name, value)
 
     def kernel_weight(self):
@@ -125,7 +132,7 @@ class Connection(Module):
         """A parameter of the neuron in its own unit (seconds for time constants), shape () or [n_out]."""
         parameter = self._parameter(name)
         if name not in self.neuron.learn:
-            return self.neuron.values[name]
+            return self.neuron.values[name].copy()
         return parameter.from_raw(self.raw[name].numpy().astype(np.float64))
 
     def set_value(self, name: str, value):
@@ -135,9 +142,14 @@ class Connection(Module):
         self._fits(name, value)
         old = self.raw[name]
         if name in self.neuron.learn:
+            if value.ndim > old.ndim:
+                raise ShapeError(
+                    f"{self.label}: {name} is one number that is trained, not [{self.n_out}]; make the neuron with an "
+                    "array to train one for each"
+                )
             old.set(parameter.to_raw(value))
         else:
-            self.neuron = self.neuron.with_value(name, value)
+            vars(self)["neuron"] = self.neuron.with_value(name, value)
             self.raw[name] = Tensor(parameter.to_raw(value))
 
     def _parameter(self, name):
@@ -187,6 +199,8 @@ class Connection(Module):
                     f"{self.label}: {name}.data has shape {data.shape}, expected a contiguous {self.shapes[name]}; "
                     "write into it with .data[...] = values"
                 )
+            if name not in self.shapes:
+                self._fits(name, data)
             if not all_finite(data):
                 raise ParameterError(f"{self.label}: {name} holds NaN or infinity")
 

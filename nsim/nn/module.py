@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
-from nsim.backend import adopted, check_device, moved, on_device, operations
-from nsim.checks import fitting_arrays
+from nsim.backend import adopted, check_device, moved, operations
+from nsim.checks import finite_array, fitting_arrays
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.tape import Tensor
@@ -115,15 +116,10 @@ class Module:
             If a name is missing or unknown, a shape differs, or a value is no finite number. Nothing is changed then.
         """
         own = self.named_parameters()
-        values = fitting_arrays("load_state_dict", values, own)
-        arrays = {name: adopted(value) for name, value in values.items()}
-        arrays = {name: value if on_device(value) else np.asarray(value) for name, value in arrays.items()}
-        for name, value in arrays.items():
-            if value.dtype.kind not in "biuf":
-                raise ParameterError(f"load_state_dict: {name} has dtype {value.dtype}, expected numbers")
-            if not np.isfinite(moved(value, "cpu")).all():
-                raise ParameterError(f"load_state_dict: {name} holds NaN or infinity")
-        for name, value in arrays.items():
+        values = {name: adopted(value) for name, value in fitting_arrays("load_state_dict", values, own).items()}
+        for name, value in values.items():
+            finite_array(f"load_state_dict: {name}", moved(value, "cpu"), own[name].dtype)
+        for name, value in values.items():
             own[name].set(value)
 
     def train(self, on: bool = True):
@@ -135,6 +131,16 @@ class Module:
     def eval(self):
         """Switch dropout off, here and below."""
         return self.train(False)
+
+    @contextmanager
+    def modes_kept(self):
+        """Context at whose end dropout is on or off in each part as it was before."""
+        before = [(module, module.training) for module in self.modules()]
+        try:
+            yield
+        finally:
+            for module, on in before:
+                module.training = on
 
     def seed(self, seed: int, epoch: int = 0):
         """Make everything random in the coming calls a function of (seed, epoch)."""

@@ -23,6 +23,11 @@ class Sequential(Module):
         for k, layer in enumerate(self.layers):
             if not isinstance(layer, Module):
                 raise ParameterError(f"nn.Sequential: layer {k} is {layer!r}, expected a layer such as nn.Dense")
+            if any(layer is other for other in self.layers[:k]) and layer.parameters():
+                raise ParameterError(
+                    f"nn.Sequential: layer {k} is the same object as one before it, {layer.label}; files and "
+                    "optimisers keep the parameters of layers apart: make another layer"
+                )
             layer.rename(str(k))
             space = getattr(layer, "space", None) if space is None else layer.space_after(space)
             if k + 1 < len(self) and hasattr(layer, "neuron") and not layer.neuron.spiking:

@@ -377,3 +377,20 @@ def test_a_small_convnet_learns():
     with no_grad():
         right = (net(pictures).data.argmax(axis=1) == labels).mean()
     assert right > 0.95, f"{right:.1%} of new pictures"
+
+
+def test_weights_that_are_no_numbers_of_this_graph_are_refused():
+    net = small()
+    kept = net.state_dict()
+    name = next(name for name in kept if name.endswith("running_var"))
+    weight = next(name for name in kept if name.endswith("weight"))
+    for key, value, words in (
+        (weight, np.full(kept[weight].shape, 1e39), "or numbers beyond float32"),
+        (weight, kept[weight] * 1j, "has dtype complex"),
+        (weight, kept[weight].astype(object), "has dtype object"),
+        (name, -kept[name], "a variance is not negative"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            net.load_state_dict(kept | {key: value})
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, kept[key])

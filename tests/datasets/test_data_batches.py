@@ -10,6 +10,7 @@ import pytest
 from nsim.datasets import SHD, EventData, Events, ImageData, Normalize
 from nsim.datasets.transforms import DropEvents, PoolUnits
 from nsim.errors import DataError, EventError, EventWarning, ParameterError, ShapeError
+from tests import cases
 
 
 def made(samples=60, n=12, seed=0, speakers=True):
@@ -325,3 +326,24 @@ def test_shd_from_a_file(shd_file, small):
     np.testing.assert_array_equal(data.speakers, small.speakers)
     spikes, _ = next(iter(data.batches(3, dt=2e-3)))
     np.testing.assert_array_equal(spikes.to_dense(), dense(data, range(3), 2e-3, spikes.shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ([True, False, True], "indices of type bool .* np.flatnonzero"), ([1.7], "of type float64"),
+        ([-1], "indices -1 to -1; few has 3 samples"), ([3], "indices 3 to 3"), ([[1]], r"shape \(1, 1\)"),
+    ],
+)  # fmt: skip
+def test_numbers_of_samples_are_checked(index, words):
+    data = cases.recordings([0, 1, 1])
+    for choose in (data.subset, lambda k: EventData(data.events, [0, 1, 1], name="few", classes="ab", index=k)):
+        with pytest.raises(ParameterError, match=words):
+            choose(index)
+    assert len(data.subset([])) == 0
+
+
+@pytest.mark.parametrize("name", ["shuffle", "clamp", "drop_last"])
+def test_words_are_no_switches(name):
+    with pytest.raises(ParameterError, match=f"batches: {name} = 'no': expected True or False"):
+        cases.recordings([0, 1]).batches(2, dt=1e-3, steps=10, **{name: "no"})

@@ -6,13 +6,14 @@ import hashlib
 import http.server
 import threading
 import warnings
+from pathlib import Path
 
 import h5py
 import pytest
 
 from nsim.datasets import NMNIST, SHD, SSC, FashionMNIST, find, images, nmnist, shd
 from nsim.datasets.find import Source
-from nsim.errors import DataError, EventWarning, ParameterError
+from nsim.errors import DataError, EventWarning, MissingDataError, ParameterError
 
 
 @pytest.fixture
@@ -184,3 +185,17 @@ def test_pictures_and_labels_of_another_content(idx_files, monkeypatch, wrong, p
     said, data = told(lambda: FashionMNIST("train", folder))
     assert len(said) == 1 and f"{folder / name}: its content" in said[0]
     assert data.name == f"Fashion-MNIST (unverified copy: {name})"
+
+
+def test_a_folder_that_may_not_be_entered_is_one_without_the_file(tmp_path, monkeypatch):
+    real = Path.is_file
+
+    def refused(path):
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    monkeypatch.setenv("NSIM_DATA", str(tmp_path / "locked"))
+    with pytest.raises(MissingDataError, match="was not found"):
+        SHD("train")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nsim.datasets import Events
+from nsim.datasets import Events, Synthetic
 from nsim.datasets import transforms as tf
 from nsim.errors import ParameterError
 
@@ -138,3 +138,14 @@ def test_numbers_of_other_types():
 def test_axis_that_is_not_there(events, rng):
     with pytest.raises(ParameterError, match=r"axis = 1: the neurons have space \(700,\)"):
         tf.UnitShift(3, axis=1)(events, rng)
+
+
+def test_data_are_named_by_functions_and_not_by_their_addresses():
+    """A checkpoint knows data by name, in every process."""
+
+    def same(events, rng):
+        return events
+
+    data = Synthetic(samples=20, cache=False)
+    assert data.transformed([tf.PoolUnits(2)]).name == f"{data.name}, {tf.PoolUnits(2)!r}"
+    assert " at 0x" not in data.transformed(same).name
