@@ -52,11 +52,10 @@ def network(args):
 def tell(net, snn, images, steps):
     """Print what an image costs and where the error comes from; returns the error's parts."""
     cost, split = convert.cost(net, snn, images, steps), convert.error_split(net, snn, images, steps)
-    print(f"  an image: {cost.spikes / 1e6:.2f} M spikes, {cost.synapses / 1e6:.0f} M additions of a weight, and")
-    print(
-        f"  {cost.first_layer / 1e6:.1f} M multiply-adds in the first layer, {cost.graded / 1e6:.3f} M behind the last"
-    )
-    print(f"  average, which sends real numbers; the network itself: {cost.ann / 1e6:.1f} M multiply-adds")
+    print(f"  an image: {cost.spikes / 1e6:.2f} M spikes, {cost.synops / 1e6:.0f} M additions of a weight, and")
+    analog, graded = cost.analog_macs / 1e6, cost.graded_macs / 1e6
+    print(f"  {analog:.1f} M multiply-adds in the first layer, {graded:.3f} M behind the last")
+    print(f"  average, which sends real numbers; the network itself: {cost.ann_macs / 1e6:.1f} M multiply-adds")
     parts = ", ".join(f"{name} {getattr(split, name)[-1]:.1%}" for name in PARTS)
     print(f"  error of the last layer {split.total[-1]:.1%}: {parts}")
     return split

@@ -96,7 +96,7 @@ def _max(op, x):
 
 
 def _mean(op, x):
-    if getattr(op, "count_padding", True):
+    if getattr(op, "count_include_pad", True):
         pixels = np.prod(op.windows.kernel)
     else:
         pixels = sum(seen for _, _, seen in taps(np.ones_like(x.value), op.windows))

@@ -13,11 +13,11 @@ from nsim.errors import ParameterError
 class Builder:
     """Adds nodes with `self.apply`. Each method takes the nodes it reads, options, and `name=`, and gives a node."""
 
-    def conv2d(self, x, out_channels, kernel, *, stride=1, padding=0, groups=1, bias=True, name=None):
+    def conv2d(self, x, out_channels, kernel_size, *, stride=1, padding=0, groups=1, bias=True, name=None):
         """See `Conv2d`."""
         options = {"stride": stride, "padding": padding, "groups": groups, "bias": bias}
         channels = self._shape("conv2d", x)[-1]
-        return self.apply(Conv2d(channels, out_channels, kernel, **options, **self._new), x, name=name)
+        return self.apply(Conv2d(channels, out_channels, kernel_size, **options, **self._new), x, name=name)
 
     def identity_shortcut(self, x, out_channels, *, stride=1, before=None, padding=0, name=None):
         """See `IdentityShortcut`."""
@@ -43,14 +43,14 @@ class Builder:
         """See `ReLU`."""
         return self.apply(ReLU(), x, name=name)
 
-    def avg_pool(self, x, kernel, *, stride=None, padding=0, count_padding=True, name=None):
+    def avg_pool(self, x, kernel_size, *, stride=None, padding=0, count_include_pad=True, name=None):
         """See `AvgPool`."""
-        made = AvgPool(kernel, stride=stride, padding=padding, count_padding=count_padding)
+        made = AvgPool(kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad)
         return self.apply(made, x, name=name)
 
-    def max_pool(self, x, kernel, *, stride=None, padding=0, name=None):
+    def max_pool(self, x, kernel_size, *, stride=None, padding=0, name=None):
         """See `MaxPool`."""
-        return self.apply(MaxPool(kernel, stride=stride, padding=padding), x, name=name)
+        return self.apply(MaxPool(kernel_size, stride=stride, padding=padding), x, name=name)
 
     def global_avg_pool(self, x, *, name=None):
         """See `GlobalAvgPool`."""

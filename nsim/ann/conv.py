@@ -27,7 +27,7 @@ class Conv2d(Weighted):
     Parameters
     ----------
     in_channels, out_channels : int
-    kernel : int or (height, width)
+    kernel_size : int or (height, width)
     stride : int or (height, width)
     padding : int, (height, width) or ((top, bottom), (left, right)), of zeros
     groups : int
@@ -43,15 +43,16 @@ class Conv2d(Weighted):
     """
 
     def __init__(
-        self, in_channels, out_channels, kernel, *, stride=1, padding=0, groups=1, bias=True, dtype=np.float32, rng=None
+        self, in_channels, out_channels, kernel_size, *, stride=1, padding=0, groups=1, bias=True, dtype=np.float32,
+        rng=None,
     ):  # fmt: skip
-        self.label = where = f"Conv2d({in_channels}, {out_channels}, {kernel})"
+        self.label = where = f"Conv2d({in_channels}, {out_channels}, {kernel_size})"
         self.in_channels = count(where, "in_channels", in_channels)
         self.out_channels = count(where, "out_channels", out_channels)
         self.groups = count(where, "groups", groups)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ParameterError(f"{where}: groups = {groups} must divide both numbers of channels")
-        self.windows = windows(where, kernel, stride, padding)
+        self.windows = windows(where, kernel_size, stride, padding)
         bias, dtype = flag(where, "bias", bias), float_type(where, dtype)
         shape = (self.out_channels, self.in_channels // self.groups, *self.windows.kernel)
         self.weight = he_normal(rng, shape, np.prod(shape[1:]), dtype)
@@ -63,7 +64,7 @@ class Conv2d(Weighted):
     def options(self):
         kernel, stride, padding = self.windows
         return {
-            "in_channels": self.in_channels, "out_channels": self.out_channels, "kernel": list(kernel),
+            "in_channels": self.in_channels, "out_channels": self.out_channels, "kernel_size": list(kernel),
             "stride": list(stride), "padding": [list(side) for side in padding], "groups": self.groups,
             "bias": self.bias is not None,
         }  # fmt: skip

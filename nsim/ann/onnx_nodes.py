@@ -130,7 +130,7 @@ def avg_pool(item):
     # With ceil_mode and no padding, what windows stand out by is all that there is around, and does not count.
     alone = item.get("ceil_mode", 0) and not (any(item.get("pads", ())) or item.get("auto_pad", "").startswith("SAME"))
     counted = bool(item.get("count_include_pad", 0)) and not alone
-    made = AvgPool(kernel, stride=stride, padding=padding, count_padding=counted)
+    made = AvgPool(kernel, stride=stride, padding=padding, count_include_pad=counted)
     return item.graph.apply(made, x, name=item.name())
 
 

@@ -16,21 +16,21 @@ class Pool(Operation):
 
     Parameters
     ----------
-    kernel : int or (height, width)
-    stride : int or (height, width), default: the kernel
-    padding : int, (height, width) or ((top, bottom), (left, right)), less than the kernel
+    kernel_size : int or (height, width)
+    stride : int or (height, width), default: kernel_size
+    padding : int, (height, width) or ((top, bottom), (left, right)), less than kernel_size
     """
 
-    def __init__(self, kernel, *, stride=None, padding=0):
-        self.label = f"{type(self).__name__}({kernel})"
-        self.windows = windows(self.where, kernel, kernel if stride is None else stride, padding)
+    def __init__(self, kernel_size, *, stride=None, padding=0):
+        self.label = f"{type(self).__name__}({kernel_size})"
+        self.windows = windows(self.where, kernel_size, kernel_size if stride is None else stride, padding)
         for side, size in zip(self.windows.padding, self.windows.kernel, strict=True):
             if max(side) >= size:
-                raise ParameterError(f"{self.where}: padding = {padding}: must be less than the kernel")
+                raise ParameterError(f"{self.where}: padding = {padding}: must be less than kernel_size")
 
     def options(self):
         kernel, stride, padding = self.windows
-        return {"kernel": list(kernel), "stride": list(stride), "padding": [list(side) for side in padding]}
+        return {"kernel_size": list(kernel), "stride": list(stride), "padding": [list(side) for side in padding]}
 
     def out_shape(self, shape):
         return (*self.windows.out_size(self.where, shape), shape[2])
@@ -41,23 +41,23 @@ class AvgPool(Pool):
 
     Parameters
     ----------
-    kernel, stride, padding
+    kernel_size, stride, padding
         See `Pool`; the padding is of zeros.
-    count_padding : bool
+    count_include_pad : bool
         Whether the zeros count in the mean; False divides by the pixels inside of the picture.
     """
 
-    def __init__(self, kernel, *, stride=None, padding=0, count_padding=True):
-        super().__init__(kernel, stride=stride, padding=padding)
-        self.count_padding = flag(self.where, "count_padding", count_padding)
+    def __init__(self, kernel_size, *, stride=None, padding=0, count_include_pad=True):
+        super().__init__(kernel_size, stride=stride, padding=padding)
+        self.count_include_pad = flag(self.where, "count_include_pad", count_include_pad)
 
     def options(self):
-        return super().options() | {"count_padding": self.count_padding}
+        return super().options() | {"count_include_pad": self.count_include_pad}
 
     def share(self, shape) -> np.ndarray:
         """One over the number of pixels that each window's mean is of: array [H_out, W_out, 1]."""
         height, width, _ = self.out_shape(shape)
-        if self.count_padding:
+        if self.count_include_pad:
             return np.full((height, width, 1), 1 / np.prod(self.windows.kernel))
         ones = self.windows.patch(np.ones((1, *shape[:2], 1)), 0, height)
         return 1 / sum(ones[0, down, across] for _, _, down, across in self.windows.taps(height, width))

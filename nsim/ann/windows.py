@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import is_whole
 from nsim.errors import ParameterError, ShapeError
+from nsim.windows import pair
 
 
 class Windows(NamedTuple):
@@ -61,32 +61,17 @@ class Windows(NamedTuple):
                 yield i, j, rows, slice(j, j + (width - 1) * self.stride[1] + 1, self.stride[1])
 
 
-def windows(where, kernel, stride, padding) -> Windows:
+def windows(where, kernel_size, stride, padding) -> Windows:
     """Windows from numbers, pairs (height, width), or, for padding, ((top, bottom), (left, right)).
 
     Raises ParameterError, named by `where`, for anything else, kernels or strides below 1 and negative padding.
     """
     if isinstance(padding, str):
         raise ParameterError(
-            f"{where}: padding = {padding!r}: expected whole numbers; kernel // 2 keeps the size of pictures, if the "
-            "kernel is odd and the stride 1"
+            f"{where}: padding = {padding!r}: expected whole numbers; kernel_size // 2 keeps the size of pictures, if "
+            "that is odd and the stride 1"
         )
-    sides = padding
-    if not (isinstance(padding, (tuple, list)) and all(isinstance(side, (tuple, list)) for side in padding)):
-        sides = [(side, side) for side in _pair(where, "padding", padding, 0)]
-    top, left = (_pair(where, "padding", side, 0) for side in _two(where, "padding", sides))
-    return Windows(_pair(where, "kernel", kernel, 1), _pair(where, "stride", stride, 1), (top, left))
-
-
-def _pair(where, name, value, least) -> tuple[int, int]:
-    """A whole number twice, or a pair of them as it is, each at least `least`."""
-    values = _two(where, name, value if isinstance(value, (tuple, list)) else (value, value))
-    if not all(is_whole(v) and v >= least for v in values):
-        raise ParameterError(f"{where}: {name} = {value!r}: expected whole numbers of at least {least}")
-    return tuple(int(v) for v in values)
-
-
-def _two(where, name, value):
-    if len(value) != 2:
-        raise ParameterError(f"{where}: {name} = {value!r}: expected a whole number or a pair (height, width)")
-    return value
+    if not (isinstance(padding, (tuple, list)) and len(padding) == 2 and all(map(np.iterable, padding))):
+        padding = [(side, side) for side in pair(where, "padding", padding, 0)]
+    top, left = (pair(where, "padding", side, 0) for side in padding)
+    return Windows(pair(where, "kernel_size", kernel_size, 1), pair(where, "stride", stride, 1), (top, left))

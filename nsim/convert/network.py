@@ -31,17 +31,17 @@ class Activity(NamedTuple):
 
     values : {name: float32 [B, *shape]}, the activations that the spikes stand for, in the network's units
     spikes : {name: int64 [B]}, number of spikes of each image, those of a burst one by one; of relays and pools too
-    synapses : {name: int64 [B]}, synaptic operations that these spikes caused: weights added because of a spike
+    synops : {name: int64 [B]}, synaptic operations that these spikes caused: weights added because of a spike
     logits : float32 [B, steps, classes], as of a call
-    graded : {name: int64 [B]}, of linear nodes that another linear node reads: real numbers times a weight, since what
-        came in during a step is sent on as it is, without a neuron
+    graded_macs : {name: int64 [B]}, of linear nodes that another linear node reads: real numbers times a weight, since
+        what came in during a step is sent on as it is, without a neuron
     """
 
     values: dict
     spikes: dict
-    synapses: dict
+    synops: dict
     logits: np.ndarray
-    graded: dict
+    graded_macs: dict
 
 
 class SpikingNetwork:
@@ -257,8 +257,8 @@ class SpikingNetwork:
             value = values[p].reshape(len(images), *p.shape) * (p.scale / stages)
             decoded[p.name] = (value - p.floor).astype(np.float32)
         spikes = {p.name: spikes[p] for p in sending}
-        synapses, graded = ({p.name: operations[p] for p in some} for some in (sending, passing))
-        return Activity(decoded, spikes, synapses, self._logits(out), graded)
+        synops, graded = ({p.name: operations[p] for p in some} for some in (sending, passing))
+        return Activity(decoded, spikes, synops, self._logits(out), graded)
 
     def _logits(self, out):
         """The readout [..., N] in the shape of the network's output, where channels come first."""

@@ -164,19 +164,22 @@ def error_split(net: Graph, snn: SpikingNetwork, images, steps: int) -> ErrorSpl
 class Cost(NamedTuple):
     """Means for one image.
 
-    spikes : of all neurons, relays and gates; synapses : synaptic operations, weights added because of a spike;
-    first_layer : multiply-adds of the analog drive, computed once for an image; ann : multiply-adds of the network that
-    was converted; rate : spikes of a neuron and step; by_layer : {name: (spikes, synapses, graded)}; graded :
-    multiply-adds behind graded nodes (see `coverage`), real numbers times a weight in each step
+    spikes : of all neurons, relays and gates
+    synops : synaptic operations, weights added because of a spike
+    analog_macs : multiply-adds of the analog drive, computed once for an image
+    ann_macs : multiply-adds of the network that was converted
+    rate : spikes of a neuron and step
+    by_layer : {name: (spikes, synops, graded_macs)}
+    graded_macs : multiply-adds behind graded nodes (see `coverage`), real numbers times a weight in each step
     """
 
     spikes: float
-    synapses: float
-    first_layer: int
-    ann: int
+    synops: float
+    analog_macs: int
+    ann_macs: int
     rate: float
     by_layer: dict
-    graded: float
+    graded_macs: float
 
 
 def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
@@ -191,14 +194,14 @@ def cost(net: Graph, snn: SpikingNetwork, images, steps: int) -> Cost:
     whole("cost", steps=(steps, 1))
     steps = int(steps)
     found = snn.activity(images, steps)
-    by_layer = {name: (count.mean(), found.synapses[name].mean(), 0) for name, count in found.spikes.items()}
-    by_layer |= {name: (0, 0, count.mean()) for name, count in found.graded.items()}
-    spikes, synapses, graded = map(sum, zip(*by_layer.values(), strict=True))
+    by_layer = {name: (count.mean(), found.synops[name].mean(), 0) for name, count in found.spikes.items()}
+    by_layer |= {name: (0, 0, count.mean()) for name, count in found.graded_macs.items()}
+    spikes, synops, graded = map(sum, zip(*by_layer.values(), strict=True))
     every = {node.name: _multiply_adds(node, snn.shapes) for node in net}
     analog = sum(every[name] for name in snn.analog_nodes())
     neurons = {p.name: p.size for p in snn.populations if p.kind in ("neuron", "relay")}
     rate = sum(by_layer[name][0] for name in neurons) / sum(neurons.values()) / steps
-    return Cost(spikes, synapses, analog, sum(every.values()), rate, by_layer, graded)
+    return Cost(spikes, synops, analog, sum(every.values()), rate, by_layer, graded)
 
 
 def _multiply_adds(node, shapes):

@@ -30,7 +30,7 @@ class Conv2d(Connection):
         over all neurons, channels last: n = (y W_out + x) C_out + k.
     size : int or (H, W)
         Of the incoming picture; the events have space (H, W, in_channels).
-    stride, padding : int or (vertical, horizontal)
+    stride, padding : int or (height, width)
         Outside of the picture nothing fires.
     groups : int
         Output channels of group q see the input channels of group q only; groups=in_channels is the depthwise form.

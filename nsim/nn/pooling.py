@@ -47,9 +47,9 @@ class SumPool2d(Pool2d):
     Parameters
     ----------
     kernel_size : int or (height, width)
-    stride : int or (vertical, horizontal), optional
+    stride : int or (height, width), optional
         Default: kernel_size, windows beside one another.
-    padding : int or (vertical, horizontal)
+    padding : int or (height, width)
         Outside of the picture nothing fires.
 
     Takes and gives Spikes of space (H, W, C), channels last; channels stay apart.

@@ -206,7 +206,7 @@ def wide_and_odd(dtype):
     y = net.max_pool(x, (2, 3), stride=1, padding=((1, 0), (1, 0)))
     y = net.identity_shortcut(y, 8, before=0, padding=((0, 0), (1, 0)))
     x = net.add(net.conv2d(net.relu(x), 8, 1), y)
-    x = net.flatten(net.avg_pool(x, 2, padding=1, count_padding=False))
+    x = net.flatten(net.avg_pool(x, 2, padding=1, count_include_pad=False))
     x = net.relu(net.linear(x, 5, bias=False))
     net.linear(x, 2)
     return net

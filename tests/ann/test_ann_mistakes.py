@@ -12,8 +12,8 @@ from nsim.errors import ParameterError
     [
         (lambda: ann.Conv2d(0, 3, 3), "in_channels = 0"),
         (lambda: ann.Conv2d(3, 2.5, 3), "out_channels = 2.5"),
-        (lambda: ann.Conv2d(3, 4, 0), "kernel = 0"),
-        (lambda: ann.Conv2d(3, 4, (3, 3, 3)), r"kernel = \(3, 3, 3\)"),
+        (lambda: ann.Conv2d(3, 4, 0), "kernel_size = 0"),
+        (lambda: ann.Conv2d(3, 4, (3, 3, 3)), r"kernel_size = \(3, 3, 3\)"),
         (lambda: ann.Conv2d(3, 4, 3, stride=0), "stride = 0"),
         (lambda: ann.Conv2d(3, 4, 3, padding=-1), "padding = -1"),
         (lambda: ann.Conv2d(3, 4, 3, padding=((1, 2), (0,))), "padding"),
@@ -29,10 +29,10 @@ from nsim.errors import ParameterError
         (lambda: ann.Conv2d(3, None, 3), "out_channels = None"),
         (lambda: ann.Conv2d(3, np.nan, 3), "out_channels = nan"),
         (lambda: ann.Conv2d(3, "4", 3), "out_channels = '4'"),
-        (lambda: ann.Conv2d(3, 4, None), "kernel = None"),
-        (lambda: ann.Conv2d(3, 4, "3"), "kernel = '3': expected whole numbers"),
+        (lambda: ann.Conv2d(3, 4, None), "kernel_size = None"),
+        (lambda: ann.Conv2d(3, 4, "3"), "kernel_size = '3': expected a whole number"),
         (lambda: ann.Conv2d(3, 4, 3, stride=None), "stride = None"),
-        (lambda: ann.Conv2d(3, 4, 3, padding="same"), "padding = 'same': expected whole numbers; kernel // 2 keeps"),
+        (lambda: ann.Conv2d(3, 4, 3, padding="same"), "expected whole numbers; kernel_size // 2 keeps"),
         (lambda: ann.Conv2d(3, 4, 3, groups=None), "groups = None"),
         (lambda: ann.Conv2d(3, 4, 3, bias=np.zeros(4)), r"bias = array\(.*expected True or False"),
         (lambda: ann.Conv2d(3, 4, 3, dtype="flaot32"), "dtype = 'flaot32'"),
@@ -41,7 +41,7 @@ from nsim.errors import ParameterError
         (lambda: ann.BatchNorm(3, eps=None), "eps = None"),
         (lambda: ann.BatchNorm(3, eps=np.inf), "eps = inf"),
         (lambda: ann.BatchNorm(3, dtype="flaot32"), "dtype = 'flaot32'"),
-        (lambda: ann.AvgPool(2, count_padding="no"), "count_padding = 'no'"),
+        (lambda: ann.AvgPool(2, count_include_pad="no"), "count_include_pad = 'no'"),
     ],
 )
 def test_impossible_options(make, words):

@@ -173,7 +173,7 @@ def test_pooling_is_the_plain_one(name, kind, dtype):
     if kind == "max":
         op = ann.MaxPool(kernel, **options)
     else:
-        op = ann.AvgPool(kernel, count_padding=kind == "avg", **options)
+        op = ann.AvgPool(kernel, count_include_pad=kind == "avg", **options)
     x = picture(*shape, dtype=dtype) - 1.0  # mostly negative: padding must not win a maximum
     x = x.astype(dtype)
     y = op(Tensor(x))
@@ -190,7 +190,7 @@ def test_pooling_is_torchs(name):
     x = rng(1).integers(0, 3, shape).astype(np.float64)  # with ties
     against_autograd(ann.MaxPool(kernel, **options), x, lambda a: F.max_pool2d(a, kernel, stride, padding))
     for counted in (True, False):
-        op = ann.AvgPool(kernel, count_padding=counted, **options)
+        op = ann.AvgPool(kernel, count_include_pad=counted, **options)
         against_autograd(op, x, lambda a, c=counted: F.avg_pool2d(a, kernel, stride, padding, count_include_pad=c))
 
 
@@ -204,7 +204,7 @@ def test_any_pooling_is_the_plain_one(data):
     x, options = picture(*shape), {"stride": stride, "padding": padding}
     close(ann.MaxPool(kernel, **options)(Tensor(x)).data, plain.pool(x, kernel, stride, padding, "max"))
     for counted in (True, False):
-        op = ann.AvgPool(kernel, count_padding=counted, **options)
+        op = ann.AvgPool(kernel, count_include_pad=counted, **options)
         close(op(Tensor(x)).data, plain.pool(x, kernel, stride, padding, "avg", counted))
 
 

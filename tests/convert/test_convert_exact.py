@@ -139,7 +139,9 @@ class Grower:
         x = self.pick(self.ends[1:])
         if min(x.shape[:2]) >= 2:
             padding = self.draw(st.sampled_from([0, ((1, 0), (0, 1))]))
-            self.ends.append(self.net.avg_pool(x, 2, stride=2, padding=padding, count_padding=self.draw(st.booleans())))
+            self.ends.append(
+                self.net.avg_pool(x, 2, stride=2, padding=padding, count_include_pad=self.draw(st.booleans()))
+            )
 
     def scale(self):
         x = self.pick(self.ends)

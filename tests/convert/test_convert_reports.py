@@ -45,7 +45,9 @@ def test_reports_know_every_population(kind):
     found = convert.cost(net, snn, x, steps)
     activity = snn.activity(x, steps)
     assert found.spikes == sum(spikes.mean() for spikes in activity.spikes.values())
-    assert graded == activity.graded.keys() and found.graded == sum(n.mean() for n in activity.graded.values())
+    assert graded == activity.graded_macs.keys() and found.graded_macs == sum(
+        n.mean() for n in activity.graded_macs.values()
+    )
     assert len(found.by_layer) == len(snn.populations) - 1
     if kind == "two readers":  # each has a gate of its own
         assert {"pool", "pool.2"} <= fates.keys() and found.by_layer["pool"][0] == found.by_layer["pool.2"][0] > 0
@@ -135,16 +137,16 @@ def test_costs_are_counted():
     net, x = network(), images(4)
     snn = convert.to_spiking(net, x, convert.Bistable(3))
     found = convert.cost(net, snn, x, snn.first_answer)
-    assert found.first_layer == 64 * 6 * 18 and found.ann == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24
+    assert found.analog_macs == 64 * 6 * 18 and found.ann_macs == 64 * 6 * 18 + 2 * 16 * 6 * 54 + 24
     values = oracle.forward(net, x, snn.thresholds, 3)
     level = np.rint(values["relu2"].value * 8 / snn.thresholds["relu2"])
     reach = np.outer([2, 3, 3, 2], [2, 3, 3, 2])[None, :, :, None] * 6
     # The first stage of a run is the only one in which this layer has fired.
-    spikes, synapses, graded = found.by_layer["relu2"]
+    spikes, synops, graded = found.by_layer["relu2"]
     assert spikes == oracle.bits(level).sum() / 4
-    assert synapses == (oracle.bits(level) * reach).sum() / 4 and graded == 0
+    assert synops == (oracle.bits(level) * reach).sum() / 4 and graded == 0
     totals = tuple(sum(column) for column in zip(*found.by_layer.values(), strict=True))
-    assert totals == (found.spikes, found.synapses, found.graded) and 0 < found.rate < 1
+    assert totals == (found.spikes, found.synops, found.graded_macs) and 0 < found.rate < 1
 
 
 def test_operations_behind_an_average_are_counted():
@@ -163,7 +165,7 @@ def test_operations_behind_an_average_are_counted():
     windows = sum((s.reshape(2, 4, 2, 4, 2, 6).sum(axis=(2, 4)) > 0).sum() for s in sent)
     assert found.by_layer["relu1"] == (sum(s.sum() for s in sent) / 2, sum(s.sum() for s in sent) / 2, 0)
     assert found.by_layer["mean"] == (0, 0, 5 * windows / 2)
-    assert found.synapses == sum(found.by_layer[name][1] for name in ("relu1", "relu2"))
+    assert found.synops == sum(found.by_layer[name][1] for name in ("relu1", "relu2"))
 
 
 def test_a_linear_layer_that_another_one_reads_is_graded():
@@ -186,7 +188,7 @@ def test_a_linear_layer_that_another_one_reads_is_graded():
     level = np.rint(relu1 * 16 / snn.thresholds["relu1"]).astype(int)
     places = sum(((level >> k) & 1).any(axis=3).sum() for k in range(4))  # at which something came in during a step
     assert found.by_layer["norm"] == (0, 0, 3 * 6 * places / 2) and found.by_layer["first"][2] <= 2 * 3 * 4
-    assert found.graded == found.by_layer["norm"][2] + found.by_layer["first"][2]
+    assert found.graded_macs == found.by_layer["norm"][2] + found.by_layer["first"][2]
 
 
 def test_phase_coding_rounds_less_with_each_cycle():
