@@ -11,7 +11,7 @@ from nsim.errors import EventError, EventWarning, GradientError, ShapeError
 from nsim.kernels.assemble import assemble
 from nsim.times import bins, microseconds, tick
 
-MOST = 2**31  # events of one neuron and step
+MOST = np.float64(2**31)  # events of one neuron and step
 
 
 def index_dtype(n: int) -> np.dtype:
@@ -121,7 +121,7 @@ class Spikes:
                 values = amount.astype(np.float32)
             wrong, why = ~np.isfinite(values), "sizes of events are kept as float32, up to 3.4e38"
         else:
-            wrong, why = amount >= MOST, f"a whole count becomes that many events, and must be below {MOST:,}"
+            wrong, why = amount >= MOST, f"a whole count becomes that many events, and must be below {MOST:,.0f}"
         if wrong.any():
             k = int(np.argmax(wrong))
             place = f"sample {row[k] // steps}, step {row[k] % steps}, neuron {unit[k]}"

@@ -21,6 +21,7 @@ from nsim import foreign, nn, optim
 from nsim.checks import real_array, replaceable
 from nsim.errors import DataError, NsimError, ParameterError
 from nsim.files import atomic
+from nsim.nn.connection import generator_kept
 
 VERSION = 1
 BLOCK = 512
@@ -95,7 +96,7 @@ def load(path):
     """
     with _opened(path) as file:
         description, opt = _json(file, "net", path), None
-        with _fitting(path, "its net"):
+        with _fitting(path, "its net"), generator_kept():
             net = nn.build(description)
             net.load_state_dict(_arrays(file["parameters"]))
         if "optimizer" in file:

@@ -405,3 +405,14 @@ def test_functions_among_options_are_noted_by_name():
     rate = functools.partial(losses.spike_rate_upper, limit=3)
     assert io.named(functools.partial(max, key=rate)) == "max(key=spike_rate_upper(limit=3))"
     assert io.named(functools.partial(max, len, 2)) == "max(len, 2)"
+
+
+def test_loading_leaves_the_generator_of_weights_where_it_was(tmp_path):
+    io.save(tmp_path / "net.h5", cases.network())
+    drawn = []
+    for load in (False, True):
+        nn.seed(5)
+        if load:
+            io.load(tmp_path / "net.h5")
+        drawn.append(nn.Dense(3, 2, LIF()).weight.data)
+    np.testing.assert_array_equal(*drawn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from nsim import arrays, neurons, sweeps
@@ -20,6 +22,16 @@ def seed(value: int):
     """Start the generator of initial weights anew. It starts at 0 in each process."""
     global _generator
     _generator = _started(value, "nsim")
+
+
+@contextmanager
+def generator_kept():
+    """Context in which initial weights are drawn that nobody will see: at its end the generator is where it was."""
+    before = _generator.bit_generator.state
+    try:
+        yield
+    finally:
+        _generator.bit_generator.state = before
 
 
 def generator(value: int | None = None, where: str = "nsim") -> np.random.Generator:
