@@ -109,7 +109,7 @@ def named(title, files, published, *, part="", fingerprint=False) -> str:
             why = f"of this file no checksum is published, and an archive's vouches for nothing unpacked: it {UNSEEN}"
         if path.resolve() not in _told:
             _told.add(path.resolve())
-            warnings.warn(f"{path}: {why}", EventWarning, stacklevel=4)  # the line that makes the data set
+            warnings.warn(f"{path}: {why}", EventWarning, stacklevel=3)  # the line that makes the data set
     return f"{title} {part or '(unverified copy: ' + ', '.join(path.name for path in strange) + ')'}"
 
 

@@ -125,6 +125,7 @@ def test_unpacked_idx_files_do_as_well(idx_files, tmp_path):
     with pytest.warns(EventWarning, match="ubyte: it has no checksum and .* nothing shows whether") as said:
         np.testing.assert_array_equal(MNIST("train", tmp_path).images, images)
     assert len(said) == 2  # pictures and labels
+    assert {one.filename for one in said} == {__file__}
 
 
 def idx(shape, data, kind=8):
