@@ -73,8 +73,8 @@ def save(path, net, opt=None, **meta):
         _write_meta(file, meta)
     body = image.getvalue()[BLOCK:]
     try:
-        with atomic(path) as unfinished:
-            unfinished.write_bytes(_header(body) + body)
+        with atomic(path) as unfinished, open(unfinished, "wb") as file:
+            file.write(_header(body) + body)
     except OSError as error:
         kept = "; what was there before is kept" if path.exists() else ""
         raise DataError(f"{path} could not be written: {error.strerror or error}{kept}") from error
