@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nsim.checks import is_finite
+from nsim.checks import number
 from nsim.errors import ParameterError
 
 
@@ -29,12 +29,6 @@ class Surrogate:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
 
 
-def _positive(name, value):
-    if not (is_finite(value) and value > 0):
-        raise ParameterError(f"{name} = {value!r}: must be positive and finite")
-    return float(value)
-
-
 class FastSigmoid(Surrogate):
     """g(u) = 1 / (slope |u| + 1)^2.
 
@@ -52,7 +46,7 @@ class FastSigmoid(Surrogate):
     """
 
     def __init__(self, slope=100.0):
-        self.slope = _positive("slope", slope)
+        self.slope = number("FastSigmoid", "slope", slope, above=0)
 
     def function(self, one):
         slope = one * self.slope
@@ -86,7 +80,7 @@ class ATan(Surrogate):
     """
 
     def __init__(self, alpha=2.0):
-        self.alpha = _positive("alpha", alpha)
+        self.alpha = number("ATan", "alpha", alpha, above=0)
 
     def function(self, one):
         height, width = one * (self.alpha / 2), one * (math.pi * self.alpha / 2)
@@ -115,7 +109,7 @@ class Triangular(Surrogate):
     """
 
     def __init__(self, slope=1.0):
-        self.slope = _positive("slope", slope)
+        self.slope = number("Triangular", "slope", slope, above=0)
 
     def function(self, one):
         slope, zero = one * self.slope, one * 0
@@ -143,7 +137,7 @@ class Boxcar(Surrogate):
     """
 
     def __init__(self, width=0.5):
-        self.width = _positive("width", width)
+        self.width = number("Boxcar", "width", width, above=0)
 
     def function(self, one):
         width, height, zero = one * self.width, one * (0.5 / self.width), one * 0
@@ -171,7 +165,7 @@ class Sigmoid(Surrogate):
     """
 
     def __init__(self, slope=25.0):
-        self.slope = _positive("slope", slope)
+        self.slope = number("Sigmoid", "slope", slope, above=0)
 
     def function(self, one):
         slope = one * self.slope

@@ -119,7 +119,7 @@ def test_time_constants_that_are_no_numbers_are_refused(name):
 @pytest.mark.parametrize("value", ["steep", None, 0, np.nan])
 def test_impossible_options_of_surrogates_are_refused(value):
     for surrogate in (FastSigmoid, ATan, Triangular, Boxcar, Sigmoid):
-        with pytest.raises(ParameterError, match=rf"= {value!r}: must be positive and finite"):
+        with pytest.raises(ParameterError, match=rf"= {value!r}: expected a finite number above 0"):
             surrogate(value)
 
 

@@ -324,7 +324,7 @@ BAD = {
     "names": (lambda: plot.raster([events(), events()], names=["a"]), ShapeError, "1 names for 2"),
     "one name": (lambda: plot.raster(events(), names=3), ParameterError, "got 3; expected a list of names"),
     "classes": (lambda: plot.confusion([0], [0], classes=3), ParameterError, "got 3; expected a list of names"),
-    "size": (lambda: plot.raster(events(), size="big"), ParameterError, "size = 'big'; expected points"),
+    "size": (lambda: plot.raster(events(), size="big"), ParameterError, "size = 'big': expected a finite number"),
     "no size": (lambda: plot.raster(events(), size=0), ParameterError, "size = 0"),
     "labels short": (lambda: plot.raster(events(), labels=[1, 2]), ShapeError, r"labels of shape \(2,\)"),
     "labels real": (lambda: plot.raster(events(), labels=[1.0, 2, 3]), ParameterError, "dtype float64"),
@@ -349,7 +349,7 @@ BAD = {
     "window str": (
         lambda: plot.population_rate(events(), window="5ms"),
         ParameterError,
-        "window = '5ms'; expected sec",
+        "window = '5ms': expected a finite number above 0, in sec",
     ),
     "reference": (
         lambda: plot.accuracy_over_steps(np.ones((1, 2, 3)), [0], reference="0.9"),

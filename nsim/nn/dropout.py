@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsim import sweeps
-from nsim.checks import is_number
-from nsim.errors import ParameterError
+from nsim.checks import number, one_of
 from nsim.events import Spikes
 from nsim.nn.module import Stateless
 
@@ -26,11 +25,8 @@ class Dropout(Stateless):
 
     def __init__(self, p=0.5, *, per="neuron"):
         super().__init__()
-        if not is_number(p) or not 0 <= p < 1:
-            raise ParameterError(f"nn.Dropout: p = {p!r}: expected 0 <= p < 1")
-        if per not in ("neuron", "event"):
-            raise ParameterError(f'nn.Dropout: per = {per!r}: expected "neuron" or "event"')
-        self.p, self.per = float(p), per
+        self.p, self.per = number("nn.Dropout", "p", p, least=0, below=1), per
+        one_of("nn.Dropout", "per", per, ("neuron", "event"))
         self.seed(0)
 
     def seed(self, seed, epoch=0):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsim.checks import is_finite
+from nsim.checks import number
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import Spikes
 from nsim.plot.style import (
@@ -68,8 +68,8 @@ def raster(spikes, sample=0, ax=None, *, labels=None, names=None, color=None, si
         If `spikes` holds anything but Spikes, a sample is out of range, or names or labels do not match in number.
     """
     bands = _bands(spikes, sample, labels, names, color)
-    if size is not None and not (is_finite(size) and size > 0):
-        raise ParameterError(f"plot.raster: size = {size!r}; expected points, > 0, or None")
+    if size is not None:
+        number("plot.raster", "size", size, above=0, hint=", in points, or None")
     ax = open_axes("raster", ax, (6.0, 3.6))
     dt, steps = bands[0].spikes.dt, max(band.spikes.shape[1] for band in bands)
     total = bands[-1].below + bands[-1].spikes.shape[2]

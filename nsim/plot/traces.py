@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim.checks import is_finite
+from nsim.checks import number
 from nsim.errors import ParameterError, ShapeError
 from nsim.events import step_mask
 from nsim.plot.style import (
@@ -105,8 +105,8 @@ def population_rate(spikes, sample=None, ax=None, *, window=None, names=None):
         If `spikes` holds anything but Spikes, the sample is out of range, or the window is not positive.
     """
     layers = layers_of("population_rate", spikes)
-    if window is not None and not (is_finite(window) and window > 0):
-        raise ParameterError(f"plot.population_rate: window = {window!r}; expected seconds, > 0, or None")
+    if window is not None:
+        number("plot.population_rate", "window", window, above=0, hint=", in seconds, or None")
     default = [f"layer {k}" for k in range(len(layers))]
     titles = default if names is None else check_names("population_rate", names, len(layers), "layers")
     rates = [_rate(layer, sample, window) for layer in layers]
