@@ -25,13 +25,8 @@ class Batches(Epoch):
         if steps is not None:
             whole("batches", steps=(steps, 1))
         bins(np.zeros(1, np.int64), dt, binning)  # checks both
-        self.dt, self.width, self.binning, self.clamp = (
-            float(dt),
-            step_width(dt),
-            binning,
-            flag("batches", "clamp", clamp),
-        )
-        self.device = check_device(device)
+        self.dt, self.width, self.binning = float(dt), step_width(dt), binning
+        self.clamp, self.device = flag("batches", "clamp", clamp), check_device(device)
         self.steps = self._needed_steps() if steps is None else int(steps)
         self.events = self.late = self.doubles = 0
 

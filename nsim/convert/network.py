@@ -241,10 +241,10 @@ class SpikingNetwork:
                 indices, sizes = events.indices[: ends[-1]], np.repeat(size, np.diff(ends))
                 sent = events.values[: ends[-1]] if len(events.values) else sizes
                 # A gate may pass a part of a spike on, where windows overtake each other: one spike as well.
-                number = np.maximum(1, np.rint(np.abs(sent) / sizes).astype(np.int64)) if p in spikes else 1
-                operations[p][sample] += np.sum(number * np.broadcast_to(fan_out[p], p.size)[indices])
+                count = np.maximum(1, np.rint(np.abs(sent) / sizes).astype(np.int64)) if p in spikes else 1
+                operations[p][sample] += np.sum(count * np.broadcast_to(fan_out[p], p.size)[indices])
                 if p in spikes:
-                    spikes[p][sample] += number.sum()
+                    spikes[p][sample] += count.sum()
                     complete = ends[min(last, max(whole, first)) - first]
                     values[p][sample] += np.bincount(indices[:complete], sent[:complete], p.size)
 
