@@ -11,8 +11,8 @@ from nsim.active import Active
 from nsim.backend import compiled, compiled_surrogate, single_threaded_blas
 from nsim.events import Spikes, index_dtype
 from nsim.kernels import batch
-from nsim.kernels.drive import Rows
-from nsim.kernels.jit import CHUNK, CHUNK_BYTES, LONG_CHUNK, n_groups, padded
+from nsim.kernels.drive import ByInput, Rows
+from nsim.kernels.jit import CHUNK, CHUNK_BYTES, LONG_CHUNK, ROW, n_groups, padded
 from nsim.kernels.surrogate import surrogate_of_blocks
 from nsim.kernels.sweep import Slots, Trace
 from nsim.kernels.threads import over
@@ -54,12 +54,26 @@ def drive_of(layer, spikes, source=None) -> tuple[bool, Rows]:
     return layer.products and spikes.density > PRODUCT_FORWARD, rows_of(spikes, layer.delay)
 
 
-def frames(layer, groups, spikes, product, long=False):
-    """Scratch for the matrix-product form of the drive, or an empty one, and the steps of a chunk."""
-    dtype = layer.weight.dtype
-    short = max(1, min(CHUNK, CHUNK_BYTES // (layer.n_out * dtype.itemsize)))
-    chunk = min(LONG_CHUNK if product or long else short, spikes.shape[1])
-    return arrays.empty((groups, chunk, spikes.shape[2]) if product else (groups, 0, 0), dtype), chunk
+def chunk_of(layer, spikes, product) -> int:
+    """Steps of drive that are computed at once."""
+    short = max(1, min(CHUNK, CHUNK_BYTES // (layer.n_out * layer.weight.dtype.itemsize)))
+    return min(LONG_CHUNK if product else short, spikes.shape[1])
+
+
+def frame_of(layer, spikes, product, chunk):
+    """Scratch for the matrix-product form of the drive, or an empty one."""
+    return arrays.empty((chunk, spikes.shape[2]) if product else (0, 0), layer.weight.dtype)
+
+
+def by_input(layer, *lists) -> ByInput:
+    """Scratch for the backward sweep: room for the events of any sample of these lists, sorted by input."""
+    graded = any(rows.values.size for rows in lists)
+    most = max(int(np.diff(rows.indptr[:: rows.steps]).max()) for rows in lists) if layer.products else 0
+    return ByInput(
+        np.empty(max(layer.n_in, layer.n_out) + 2, np.uint32),
+        np.empty(most, np.int32),
+        np.empty(most if graded else 0, np.float32),
+    )
 
 
 def initial_state(layer, batch_size):
@@ -78,12 +92,23 @@ def discretised(layer, dt) -> np.ndarray:
     return p
 
 
-def matrices(layer):
-    """Weight, recurrent weight (empty for none) and bias [1, N] (zeros for none) as kernels take them."""
-    dtype = layer.weight.dtype
-    recurrent = np.empty((0, 0), dtype) if layer.weight_rec is None else layer.weight_rec.data
-    bias = np.zeros(layer.n_out, dtype) if layer.bias is None else layer.kernel_bias()
-    return layer.kernel_weight(), recurrent, bias[None]
+def matrices(layer, spikes):
+    """Weight, recurrent weight (empty for none) and bias [1, N] (zeros for none) as kernels take them: their rows with
+    zeros behind up to a whole cache line, where enough rows are read for the copy to pay."""
+    n, dtype = layer.n_out, layer.weight.dtype
+    recurrent = np.empty((0, n), dtype) if layer.weight_rec is None else layer.weight_rec.data
+    bias = np.zeros(n, dtype) if layer.bias is None else layer.kernel_bias()
+    found = layer.kernel_weight(), recurrent, bias[None]
+    if n % ROW == 0 or not layer.products or spikes.n_events < layer.n_in:
+        return found
+    return tuple(_widened(rows, n + -n % ROW) for rows in found)
+
+
+def _widened(rows, width):
+    out = arrays.empty((len(rows), width), rows.dtype)
+    out[:, : rows.shape[1]] = rows
+    out[:, rows.shape[1] :] = 0
+    return out
 
 
 def forward(layer, spikes, *, keep, state=None, trace=None, source=None) -> tuple[Spikes, tuple]:
@@ -123,11 +148,10 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     too many for it.
     """
     size, steps, _ = spikes.shape
-    weight, recurrent, bias = matrices(layer)
+    weight, recurrent, bias = matrices(layer, spikes)
     n, dtype = layer.n_out, layer.weight.dtype
     groups = n_groups(size, layer.weight.data.nbytes)
-    frame, chunk = frames(layer, groups, spikes, product)
-    x = arrays.empty((groups, chunk, n), dtype)
+    chunk = chunk_of(layer, spikes, product)
     lists = _slots(size, steps, n, layer.room.spikes, dtype, False)
     sites = (
         _slots(size, steps, n, layer.room.active, dtype, True) if form == "listed" else _no_slots(size, steps, n, dtype)
@@ -140,8 +164,9 @@ def _sweep(layer, spikes, form, start, product, trace, rows):
     while todo.size:
         with single_threaded_blas(product):
             over(
-                kernel, groups, todo, steps, rows, (weight, recurrent, bias, p), dtype.type(band_of(layer)),
-                (state, u, x, frame), lists, sites, dense, trace or no_trace(dtype), full,
+                kernel, groups, groups, todo, steps, rows, (weight, recurrent, bias, p), dtype.type(band_of(layer)),
+                (state, u), lists, sites, dense, trace or no_trace(dtype), full,
+                scratch=lambda: (arrays.empty((chunk, bias.shape[1]), dtype), frame_of(layer, spikes, product, chunk)),
             )  # fmt: skip
         todo = np.flatnonzero(full)
         if todo.size:

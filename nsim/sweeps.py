@@ -10,17 +10,19 @@ from nsim import arrays
 from nsim.backend import check_device, compiled, compiled_surrogate, operations, per_device, single_threaded_blas
 from nsim.events import Spikes, index_dtype, step_mask
 from nsim.kernels import batch, readout
-from nsim.kernels.drive import Sites
-from nsim.kernels.jit import n_groups
+from nsim.kernels.drive import Rows, Sites
+from nsim.kernels.jit import SORTED_BYTES, n_groups, padded
 from nsim.kernels.sweep import Sources
 from nsim.kernels.threads import over
 from nsim.launch import (
     PRODUCT_BACKWARD,
     band_of,
+    by_input,
+    chunk_of,
     discretised,
     drive_of,
     forward,
-    frames,
+    frame_of,
     initial_state,
     matrices,
     no_trace,
@@ -83,11 +85,11 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     """
     reduce = layer.neuron.reduce if reduce == "as the neuron says" else reduce
     size, steps, _ = spikes.shape
-    weight, recurrent, bias = matrices(layer)
+    weight, recurrent, bias = matrices(layer, spikes)
     n, dtype, mode = layer.n_out, layer.weight.dtype, MODES[reduce]
     product, rows = drive_of(layer, spikes, source)
     groups = n_groups(size, layer.weight.data.nbytes)
-    frame, chunk = frames(layer, groups, spikes, product)
+    chunk = chunk_of(layer, spikes, product)
     p = discretised(layer, spikes.dt)
     if state is None:
         start = -np.inf if mode == readout.MAX else 0
@@ -98,9 +100,12 @@ def readout_forward(layer, spikes, state=None, source=None, reduce="as the neuro
     lengths = _lengths(spikes)
     with single_threaded_blas(product):
         over(
-            compiled(layer, "forward"), groups, mode, lengths, steps, rows,
-            (weight, recurrent, bias, p),
-            (states, arrays.empty((groups, n), dtype), arrays.empty((groups, chunk, n), dtype), frame), out, acc, where,
+            compiled(layer, "forward"), groups, groups, mode, lengths, steps, rows, (weight, recurrent, bias, p),
+            states, out, acc, where,
+            scratch=lambda: (
+                arrays.empty((n,), dtype), arrays.empty((chunk, bias.shape[1]), dtype),
+                frame_of(layer, spikes, product, chunk),
+            ),
         )  # fmt: skip
     done += lengths
     result = out if reduce is None else acc.copy()
@@ -141,37 +146,51 @@ class Backward:
 class _Backward(Backward):
     """What both backward sweeps share: scratch, and gradients summed on the CPU."""
 
-    summed = staticmethod(summed)
+    def fed_back(self):
+        """Events of the layer itself that its recurrent weights get a gradient from."""
+        return []
+
+    def summed(self, partial):
+        """Sum over the groups, without the columns that widen the rows of weights."""
+        n, out = self.layer.n_out, summed(partial)
+        return np.ascontiguousarray(out[..., :n]) if self.bias.shape[1] > n else out
 
     def prepare(self):
+        """Places for the gradients, and all that one thread needs besides as a function that makes it."""
         layer, spikes = self.layer, self.spikes
-        self.weight, self.recurrent, self.bias = matrices(layer)
-        n, dtype, steps = layer.n_out, layer.weight.dtype, spikes.shape[1]
+        self.weight, self.recurrent, self.bias = matrices(layer, spikes)
+        self.rows = rows_of(spikes, layer.delay)
+        n, width, dtype, steps = layer.n_out, self.bias.shape[1], layer.weight.dtype, spikes.shape[1]
         product, self.history = layer.products and spikes.density > PRODUCT_BACKWARD, layer.neuron.needs_history
         below = self.below(dtype)
         groups, n_states = n_groups(spikes.shape[0], layer.weight.data.nbytes), len(layer.neuron.states)
         self.blas = layer.products and (product or below.dense.size > 0)
-        frame, chunk = frames(layer, groups, spikes, product, long=self.blas)
-        n_bias = 0 if layer.bias is None else n
+        chunk = chunk_of(layer, spikes, self.blas)
+        if layer.products and not product:
+            chunk = min(steps, max(chunk, SORTED_BYTES // (width * dtype.itemsize)))
         grads = (
-            arrays.zeros((groups, *layer.kernel_shape), dtype),
-            arrays.zeros((groups, *self.recurrent.shape), dtype),
-            arrays.zeros((groups, n_bias), dtype),
-            arrays.zeros((groups, *self.p.shape), dtype),
-        )
-        scratch = (
-            arrays.empty((groups, n_states, n), dtype),  # d: the adjoint of the state
-            arrays.empty((groups, n), dtype),  # ds
-            arrays.zeros((groups, n), dtype),  # s
-            arrays.empty((groups, chunk, n), dtype),  # dx
-            frame,
-            arrays.zeros((groups, steps + 1 if self.history else 1, n_states, n), dtype),
-            arrays.empty((groups, steps if self.history else 0, n), dtype),  # x
-            arrays.empty((groups, n), dtype),  # the recurrent part of ds
-            arrays.empty((groups, chunk * n), dtype),  # g
+            arrays.empty((groups, *self.weight.shape), dtype),
+            arrays.empty((groups, *self.recurrent.shape), dtype),
+            arrays.empty((groups, 0 if layer.bias is None else width), dtype),
+            arrays.empty((groups, *self.p.shape), dtype),
         )
         v_init = np.zeros((n_states, n), dtype)
         v_init[0] = layer.neuron.v_init
+
+        def scratch():
+            return (
+                arrays.empty((n_states, padded(n)), dtype),  # d: the adjoint of the state
+                arrays.empty((n,), dtype),  # ds
+                arrays.zeros((n,), dtype),  # s
+                arrays.empty((chunk, width), dtype),  # dx
+                frame_of(layer, spikes, product, chunk),
+                by_input(layer, self.rows, *self.fed_back()),
+                arrays.zeros((steps + 1 if self.history else 1, n_states, n), dtype),
+                arrays.empty((steps if self.history else 0, width), dtype),  # x
+                arrays.empty((n,), dtype),  # the recurrent part of ds
+                arrays.empty((chunk * n,), dtype),  # g
+            )
+
         return below, grads, scratch, v_init
 
     def below(self, dtype):
@@ -214,11 +233,16 @@ class _SpikingBackward(_Backward):
         self.surrogate = compiled_surrogate(self.layer.neuron.surrogate, dtype)
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer, "backward", self.history), len(scratch[0]), size, steps,
-                rows_of(self.spikes, self.layer.delay), (self.weight, self.recurrent, self.bias, self.p),
-                self.sources(grad, n, dtype), below, grads, scratch, np.arange(n, dtype=self.own_rows[1].dtype), v_init,
+                compiled(self.layer, "backward", self.history), len(grads[0]), size, steps, self.rows,
+                (self.weight, self.recurrent, self.bias, self.p),
+                self.sources(grad, n, dtype), below, grads, np.arange(n, dtype=self.own_rows[1].dtype), v_init,
+                scratch=scratch,
             )  # fmt: skip
         return self.gradients(below, grads)
+
+    def fed_back(self):
+        rows = Rows(*self.own_rows, np.empty(0, np.float32), self.spikes.shape[1], -1)
+        return [] if self.layer.weight_rec is None else [rows]
 
     def sources(self, grad, n, dtype):
         """The sites that dL/ds enters at, and the surrogate that it enters through."""
@@ -278,9 +302,10 @@ class _ReadoutBackward(_Backward):
         grad = np.ascontiguousarray(grad if grad.ndim == 3 else grad[:, None, :])
         with single_threaded_blas(self.blas):
             over(
-                compiled(self.layer, "backward", self.history), len(scratch[0]), MODES[self.layer.neuron.reduce],
-                lengths, self.spikes.shape[1], rows_of(self.spikes, self.layer.delay),
-                (self.weight, self.recurrent, self.bias, self.p), grad, self.where, below, grads, scratch, v_init,
+                compiled(self.layer, "backward", self.history), len(grads[0]), MODES[self.layer.neuron.reduce],
+                lengths, self.spikes.shape[1], self.rows,
+                (self.weight, self.recurrent, self.bias, self.p), grad, self.where, below, grads, v_init,
+                scratch=scratch,
             )  # fmt: skip
         return self.gradients(below, grads)
 

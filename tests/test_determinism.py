@@ -25,6 +25,7 @@ NETWORKS = {
     "learned": {"neuron": {"learn": ("tau_mem", "threshold")}, "readout": {"learn": "tau_mem", "reduce": "max"}},
     "dense gradient": {"neuron": {"band": None}, "recurrent": True},
     "trace": {"readout": {"reduce": None}},
+    "sorted events": {"sizes": (9, 1000, 17, 5)},
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import nsim
 from nsim import Spikes, launch, nn
+from nsim.kernels.drive import IN_L1
 from nsim.neurons import MODELS
 from nsim.sweeps import SpikesGrad
 from tests import cases, reference
@@ -216,6 +217,25 @@ def test_rows_and_products_give_the_same(monkeypatch):
         assert hidden[0].active.dense == (dense == 0.0)
         grads.append(stack.layers[0].weight.grad)
     np.testing.assert_allclose(grads[0], grads[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [60, 7])
+@pytest.mark.parametrize("graded", [False, True])
+def test_events_sorted_by_input(monkeypatch, chunk, graded):
+    """Enough of them, and weights too large for the first-level cache; rows of 90 numbers, which are widened to 96."""
+    monkeypatch.setattr("nsim.sweeps.SORTED_BYTES", chunk * 96 * 8)
+    counts = inputs(steps=60, n=100, density=0.25).astype(np.float32)
+    if graded:
+        counts *= np.random.default_rng(0).uniform(0.5, 1.5, counts.shape).astype(np.float32)
+    stack = Stack("LIF", sizes=(100, 90, 90, 5), recurrent=True, delay=1, bias=True, gain=(3.0, 4.0))
+    _, hidden = compare(stack, counts, 1e-9)
+    assert min(100, 90) * 96 > IN_L1
+    assert (counts[:, :chunk] > 0).sum(axis=(1, 2)).min() > 100
+    assert chunk < 60 or np.diff(hidden[0].indptr[::60]).min() > 90, "own spikes are sorted too"
+
+
+def test_fewer_events_than_inputs():
+    compare(Stack("LIF", sizes=(100, 90, 17, 5), recurrent=True, gain=(20.0, 4.0)), inputs(n=100, density=0.01), 1e-9)
 
 
 def test_an_active_set_too_large_for_a_list_becomes_dense_and_back():

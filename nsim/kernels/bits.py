@@ -12,30 +12,41 @@ ONE = np.uint64(1)
 LAST = np.uint64(LANES - 1)
 
 
-def _load_lanes(context, builder, signature, args):
-    """The LANES consecutive floats of a 1-d array from an index on, as one vector value."""
-    array_type = signature.args[0]
-    array = context.make_array(array_type)(context, builder, args[0])
-    element = context.get_value_type(array_type.dtype)
-    vector = ir.VectorType(element, LANES)
-    start = builder.gep(array.data, [args[1]])
-    load = builder.load(builder.bitcast(start, vector.as_pointer()))
-    load.align = context.get_abi_sizeof(element)
-    return load, vector, element
+def _masks(test):
+    """An intrinsic f(u, start, level): bit k of 64 is set where test(u[start + k], level) holds."""
+
+    def f(typingctx, u, start, level):
+        def codegen(context, builder, signature, args):
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            element, index = context.get_value_type(signature.args[0].dtype), ir.IntType(32)
+            vector = ir.VectorType(element, LANES)
+            values = builder.load(builder.bitcast(builder.gep(array.data, [args[1]]), vector.as_pointer()))
+            values.align = context.get_abi_sizeof(element)
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], index(0))
+            spread = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+            return builder.bitcast(test(builder, values, spread, 8 * values.align), ir.IntType(LANES))
+
+        return types.uint64(u, types.intp, u.dtype), codegen
+
+    return intrinsic(f)
+
+
+def _size_below(builder, values, level, width):
+    whole = ir.VectorType(ir.IntType(width), LANES)
+    size = builder.and_(builder.bitcast(values, whole), ir.Constant(whole, [2 ** (width - 1) - 1] * LANES))
+    return builder.fcmp_ordered("<", builder.bitcast(size, values.type), level)
+
+
+_above = _masks(lambda builder, values, level, width: builder.fcmp_ordered(">", values, level))
+_inside = _masks(_size_below)
 
 
 @intrinsic
-def _above(typingctx, u, start, level):
-    """Bit k is set where u[start + k] > level."""
-
+def _popcount(typingctx, mask):
     def codegen(context, builder, signature, args):
-        lanes, vector, _ = _load_lanes(context, builder, signature, args)
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
-        spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        mask = builder.fcmp_ordered(">", lanes, builder.shuffle_vector(one, one, spread))
-        return builder.bitcast(mask, ir.IntType(LANES))
+        return builder.ctpop(args[0])
 
-    return types.uint64(u, types.intp, u.dtype), codegen
+    return types.uint64(types.uint64), codegen
 
 
 # Plain functions around the intrinsics: an intrinsic is pickled with a random number, and a kernel that closes over a
@@ -44,6 +55,18 @@ def _above(typingctx, u, start, level):
 def above(u, start, level):
     """Bit k is set where u[start + k] > level."""
     return _above(u, start, level)
+
+
+@inlined
+def inside(u, start, level):
+    """Bit k is set where |u[start + k]| < level."""
+    return _inside(u, start, level)
+
+
+@inlined
+def popcount(mask):
+    """Number of bits that are set."""
+    return _popcount(mask)
 
 
 # Places in the lists are unsigned here: a signed index is asked each time whether it counts from the end.
@@ -58,21 +81,42 @@ def append_bits(mask, start, out, count):
     return np.int64(count)
 
 
+# How many bits are set cannot be predicted, and a branch taken wrongly costs as much as some twenty operations. So the
+# first few are written unseen, and the list grows by their number: what is behind its end is overwritten or never read.
 @inlined
-def append_sorted(mask, start, u, band, fired, k, sites, site_u, m):
-    """Of the neurons start + bit, those with u > 0 go to fired[k:], those with |u| < band to sites[m:] and site_u[m:].
-
-    `mask` is above(u, start, -band). Returns the new k and m. What is written behind them is overwritten or never read.
-    """
-    start, k, m = np.uint64(start), np.uint64(k), np.uint64(m)
-    # The first is taken unseen, since whether there is one cannot be predicted: with none, `start` enters no list.
+def take(mask, start, out, at):
+    """Write the neuron of the lowest bit, whatever that is without one, and go on to the next."""
     n = start + (trailing_zeros(mask) & LAST)
-    while True:
-        fired[k] = sites[m] = n
-        site_u[m] = u[n]
-        k += np.uint64(u[n] > 0)
-        m += np.uint64(abs(u[n]) < band)
-        mask &= mask - ONE
-        if mask == 0:
-            return np.int64(k), np.int64(m)
-        n = start + trailing_zeros(mask)
+    out[at] = n
+    return mask & (mask - ONE), at + ONE, n
+
+
+@inlined
+def append_spikes(mask, start, out, count):
+    """append_bits for lists with room for 64 more."""
+    start, at, end = np.uint64(start), np.uint64(count), np.uint64(count) + popcount(mask)
+    mask, at, _ = take(mask, start, out, at)
+    mask, at, _ = take(mask, start, out, at)
+    while mask != 0:
+        mask, at, _ = take(mask, start, out, at)
+    return np.int64(end)
+
+
+@inlined
+def take_site(mask, start, u, sites, site_u, at):
+    mask, after, n = take(mask, start, sites, at)
+    site_u[at] = u[n]
+    return mask, after
+
+
+@inlined
+def append_sites(mask, start, u, sites, site_u, count):
+    """The same, with u of each neuron."""
+    start, at, end = np.uint64(start), np.uint64(count), np.uint64(count) + popcount(mask)
+    mask, at = take_site(mask, start, u, sites, site_u, at)
+    mask, at = take_site(mask, start, u, sites, site_u, at)
+    mask, at = take_site(mask, start, u, sites, site_u, at)
+    mask, at = take_site(mask, start, u, sites, site_u, at)
+    while mask != 0:
+        mask, at = take_site(mask, start, u, sites, site_u, at)
+    return np.int64(end)

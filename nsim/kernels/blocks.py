@@ -14,6 +14,7 @@ from nsim.kernels.jit import FASTMATH, inlined
 
 FLAGS = tuple(sorted(FASTMATH))
 WIDEST = 64
+DOT = 16  # numbers of one step of a dot product, four of which share the registers of a small processor
 
 
 class _Matrix:
@@ -141,6 +142,58 @@ def _spread_row(typingctx, grad, x, t, rows, values, lo, hi):
     return types.none(grad, x, types.intp, rows, values, types.intp, types.intp), codegen
 
 
+@intrinsic
+def _dot_rows(typingctx, out, start, weight, rows, lo, hi, x, t):
+    """See `dot_rows`."""
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        weight, x = (_Matrix(context, builder, signature.args[k], args[k]) for k in (2, 6))
+        listed = context.make_array(signature.args[3])(context, builder, args[3])
+        _, start, _, _, lo, hi, _, t = args
+        one, element = lo.type(1), x.element
+        vector = ir.VectorType(element, DOT)
+        whole = builder.and_(x.width, x.width.type(-DOT))
+        sum_of = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(element, [element, vector]),
+            f"llvm.vector.reduce.fadd.v{DOT}{element.intrinsic_name}",
+        )  # fmt: skip
+
+        def dots(j, count):
+            """Those of entries j to j + count, side by side, so that x is loaded once."""
+            places = [builder.add(j, lo.type(k)) for k in range(count)]
+            entries = [builder.load(builder.gep(listed.data, [place])) for place in places]
+            entries = [context.cast(builder, e, signature.args[3].dtype, types.intp) for e in entries]
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * DOT)) for _ in places]
+            for total in sums:
+                builder.store(ir.Constant(vector, [0.0] * DOT), total)
+            with cgutils.for_range_slice(builder, lo.type(0), whole, lo.type(DOT), lo.type) as (c, _):
+                block = x.load(t, c, DOT)
+                for total, row in zip(sums, entries, strict=True):
+                    part = builder.fmul(weight.load(row, c, DOT), block, flags=FLAGS)
+                    builder.store(builder.fadd(builder.load(total), part, flags=FLAGS), total)
+            for place, total, row in zip(places, sums, entries, strict=True):
+                to = builder.gep(array.data, [builder.add(start, builder.sub(place, lo))])
+                found = builder.call(sum_of, [ir.Constant(element, -0.0), builder.load(total)], fastmath=FLAGS)
+                builder.store(builder.fadd(builder.load(to), found, flags=FLAGS), to)
+                with cgutils.for_range_slice(builder, whole, x.width, one, lo.type) as (c, _):
+                    part = builder.fmul(*(
+                        builder.extract_element(m.load(r, c, 1), ir.Constant(ir.IntType(32), 0))
+                        for m, r in ((weight, row), (x, t))
+                    ), flags=FLAGS)  # fmt: skip
+                    builder.store(builder.fadd(builder.load(to), part, flags=FLAGS), to)
+
+        fours = builder.add(lo, builder.and_(builder.sub(hi, lo), lo.type(-4)))
+        with cgutils.for_range_slice(builder, lo, fours, lo.type(4), lo.type) as (j, _):
+            dots(j, 4)
+        with cgutils.for_range_slice(builder, fours, hi, one, lo.type) as (j, _):
+            dots(j, 1)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.none(out, intp, weight, rows, intp, intp, x, intp), codegen
+
+
 # Plain functions around the intrinsics, for the disk cache: see bits.py.
 @inlined
 def sum_rows(x, t, start, s, weight, rows, values, lo, hi):
@@ -152,3 +205,9 @@ def sum_rows(x, t, start, s, weight, rows, values, lo, hi):
 def spread_row(grad, x, t, rows, values, lo, hi):
     """grad[row] += value * x[t] for a list of rows, a repeated row as often as it stands there; `values` as above."""
     _spread_row(grad, x, t, rows, values, lo, hi)
+
+
+@inlined
+def dot_rows(out, start, weight, rows, lo, hi, x, t):
+    """out[start + j - lo] += weight[rows[j]] . x[t] for j from lo to hi."""
+    _dot_rows(out, start, weight, rows, lo, hi, x, t)

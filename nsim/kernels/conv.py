@@ -31,6 +31,10 @@ class Taps(NamedTuple):
     groups: int
     width_out: int
 
+    @property
+    def shape(self):
+        return self.rows.shape
+
 
 @inlined
 def reached(taps, index):
@@ -119,9 +123,9 @@ def drive(x, b, t0, t1, events, weight, bias, frame, one):
 
 
 @register_jitable
-def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, one):
+def drive_adjoint(dx, b, t0, t1, events, weight, sites, grad_w, grad_b, frame, by_input, one):
     """From dx = dL/dx of a chunk: add to grad_w (rows as in Taps), to grad_b if not empty, and to the gradient of
-    active sites below. `frame` is for the dense twin and empty."""
+    active sites below. `frame` and `by_input` are for the dense twin and empty."""
     for t in range(t1 - t0):
         for k in range(grad_b.shape[0]):
             grad_b[k] += dx[t, k]

@@ -5,7 +5,7 @@ from numba.extending import register_jitable
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.jit import inlined, kernel
-from nsim.kernels.rows import copy_row, fill
+from nsim.kernels.rows import clear, clear_columns, copy_row, fill
 
 TRACE, SUM, MAX, LAST = 0, 1, 2, 3
 
@@ -48,16 +48,14 @@ def make_forward(equations, n_states, n_params, dtype, connection):
                     reduce(mode, t, o, acc, where, b)
 
     @kernel
-    def forward(first, last, mode, lengths, steps, events, layer, scratch, out, acc, where):
+    def forward(first, last, scratch, groups, mode, lengths, steps, events, layer, state, out, acc, where):
         mode_before = flush_denormals()
         weight, _, bias, p = layer
-        state, o, x, frame = scratch
-        groups = x.shape[0]
+        o, x, frame = scratch
         for group in range(first, last):
             for b in range(group, lengths.shape[0], groups):
                 sample(
-                    mode, b, lengths[b], steps, events, weight, bias, p, state[b], x[group], o[group],
-                    frame[group], out, acc, where,
+                    mode, b, lengths[b], steps, events, weight, bias, p, state[b], x, o, frame, out, acc, where,
                 )  # fmt: skip
         restore(mode_before)
 
@@ -81,7 +79,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         for t0 in range(0, steps, chunk):
             drive(x[t0:], b, t0, min(steps, t0 + chunk), events, weight, bias, frame, one)
         for t in range(steps):
-            for n in range(x.shape[1]):
+            for n in range(p.shape[1]):
                 write(states[t + 1], n, step(read(states[t], n), zero, x[t, n], read_p(p, n)))
 
     @inlined
@@ -115,7 +113,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     @register_jitable
     def sample(mode, b, length, steps, events, weight, p, grad, where, below, grads, scratch):
         grad_w, grad_b, grad_p = grads
-        d, do, dx, frame, states, x = scratch
+        d, do, dx, frame, by_input, states, x = scratch
         fill(d, zero)
         now = before = states[0]
         for t1 in range(steps, 0, -dx.shape[0]):
@@ -126,23 +124,25 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                     row_back(do, d, dx, t - t0, states[t + 1], states[t], x, t, p, grad_p)
                 else:
                     row_back(do, d, dx, t - t0, now, before, dx, t - t0, p, grad_p)
-            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
+            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, by_input, one)
 
     @kernel
-    def backward(first, last, mode, lengths, steps, events, layer, grad, where, below, grads, scratch, v_init):
+    def backward(first, last, scratch, mode, lengths, steps, events, layer, grad, where, below, grads, v_init):
         mode_before = flush_denormals()
         weight, _, bias, p = layer
-        grad_w, _, grad_b, grad_p = grads
-        d, do, _, dx, frame, states, x, _, _ = scratch
-        groups = dx.shape[0]
+        grad_w, grad_rec, grad_b, grad_p = grads
+        d, do, _, dx, frame, by_input, states, x, _, _ = scratch
+        groups = grad_w.shape[0]
+        clear_columns(dx, p.shape[1], zero)
         for group in range(first, last):
+            clear(grad_w[group], grad_rec[group], grad_b[group], grad_p[group], zero)
             for b in range(group, lengths.shape[0], groups):
                 if history:
-                    recompute(b, steps, v_init, events, weight, bias, p, states[group], x[group], frame[group])
+                    recompute(b, steps, v_init, events, weight, bias, p, states, x, frame)
                 sample(
                     mode, b, lengths[b], steps, events, weight, p, grad, where, below,
                     (grad_w[group], grad_b[group], grad_p[group]),
-                    (d[group], do[group], dx[group], frame[group], states[group], x[group]),
+                    (d, do, dx, frame, by_input, states, x),
                 )  # fmt: skip
         restore(mode_before)
 

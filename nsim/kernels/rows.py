@@ -27,38 +27,28 @@ def add_to_rows(grad, x, t, rows, values, lo, hi):
 
 
 @inlined
-def dot_rows(out, start, weight, rows, lo, hi, x, t, zero):
-    """out[start + j - lo] += weight[rows[j]] . x[t] for j from lo to hi."""
-    n = x.shape[1]
-    j = lo
-    while j + 4 <= hi:
-        r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
-        d0, d1, d2, d3 = zero, zero, zero, zero
-        for k in range(n):
-            d0 += weight[r0, k] * x[t, k]
-            d1 += weight[r1, k] * x[t, k]
-            d2 += weight[r2, k] * x[t, k]
-            d3 += weight[r3, k] * x[t, k]
-        at = start + j - lo
-        out[at] += d0
-        out[at + 1] += d1
-        out[at + 2] += d2
-        out[at + 3] += d3
-        j += 4
-    while j < hi:
-        r0 = rows[j]
-        d0 = zero
-        for k in range(n):
-            d0 += weight[r0, k] * x[t, k]
-        out[start + j - lo] += d0
-        j += 1
-
-
-@inlined
 def copy_row(target, t, source):
     """target[t] = source, as a plain loop: Numba's own assignment checks for overlap each time."""
     for k in range(target.shape[1]):
         target[t, k] = source[k]
+
+
+@inlined
+def clear(grad_w, grad_rec, grad_b, grad_p, zero):
+    """The sums of one group, by the thread that adds to them next: then they lie in its cache."""
+    fill(grad_w, zero)
+    fill(grad_rec, zero)
+    fill(grad_p, zero)
+    for k in range(grad_b.shape[0]):
+        grad_b[k] = zero
+
+
+@inlined
+def clear_columns(target, start, zero):
+    """The columns of a matrix from `start` on."""
+    for t in range(target.shape[0]):
+        for k in range(start, target.shape[1]):
+            target[t, k] = zero
 
 
 @inlined

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.kernels.access import adder, reader, writer
-from nsim.kernels.bits import above, append_bits, append_sorted
-from nsim.kernels.blocks import spread_row, sum_rows
+from nsim.kernels.access import adder, adder_at, reader, writer
+from nsim.kernels.bits import above, append_sites, append_spikes, inside
+from nsim.kernels.blocks import dot_rows, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
+from nsim.kernels.drive import Rows, weight_adjoint
 from nsim.kernels.jit import LANES, inlined, kernel
-from nsim.kernels.rows import copy_row, dot_rows, fill
+from nsim.kernels.rows import clear, clear_columns, copy_row, fill
 from nsim.kernels.surrogate import evaluate
 
 
@@ -73,10 +74,9 @@ def track(u, t, best, when):
 def compact(u, band, fired, k, sites, site_u, m, listed):
     """Append the spikes of a step and, where `listed`, its active sites; returns the new lengths of both lists."""
     for start in range(0, u.shape[0], LANES):
+        k = append_spikes(above(u, start, 0), start, fired, k)
         if listed:
-            k, m = append_sorted(above(u, start, -band), start, u, band, fired, k, sites, site_u, m)
-        else:
-            k = append_bits(above(u, start, 0), start, fired, k)
+            m = append_sites(inside(u, start, band), start, u, sites, site_u, m)
     return k, m
 
 
@@ -89,7 +89,7 @@ def make_forward(equations, n_states, n_params, dtype, connection):
 
     @inlined
     def advance(state, u, x, r, p):
-        for n in range(x.shape[1]):
+        for n in range(p.shape[1]):
             s = one if u[n] > zero else zero
             values = read_p(p, n)
             new = step(read(state, n), s, x[r, n], values)
@@ -99,7 +99,7 @@ def make_forward(equations, n_states, n_params, dtype, connection):
     @register_jitable
     def sample(b, steps, events, weight, weight_rec, bias, p, band, state, u, x, frame, lists, dense, trace):
         fired, fired_ptr, sites, site_u, site_ptr = lists
-        n, width, listed = x.shape[1], u.shape[0], sites.shape[0] > 0
+        n, width, listed = p.shape[1], u.shape[0], sites.shape[0] > 0
         k = m = 0
         for t0 in range(0, steps, x.shape[0]):
             t1 = min(steps, t0 + x.shape[0])
@@ -130,18 +130,20 @@ def make_forward(equations, n_states, n_params, dtype, connection):
         return False
 
     @kernel
-    def forward(first, last, todo, steps, events, layer, band, scratch, spikes, active, dense, trace, full):
+    def forward(
+        first, last, scratch, groups, todo, steps, events, layer, band, states, spikes, active, dense, trace, full
+    ):
         mode_before = flush_denormals()
         weight, weight_rec, bias, p = layer
-        state, u, x, frame = scratch
-        groups = x.shape[0]
+        x, frame = scratch
+        state, u = states
         for group in range(first, last):
             for i in range(group, todo.shape[0], groups):
                 b = todo[i]
                 lists = spikes.indices[b], spikes.ptr[b], active.indices[b], active.u[b], active.ptr[b]
                 full[b] = sample(
-                    b, steps, events, weight, weight_rec, bias, p, band, state[b], u[b], x[group],
-                    frame[group], lists, dense, trace,
+                    b, steps, events, weight, weight_rec, bias, p, band, state[b], u[b], x, frame,
+                    lists, dense, trace,
                 )  # fmt: skip
         restore(mode_before)
 
@@ -169,7 +171,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
     drive, drive_adjoint, recurrent = connection.drive, connection.drive_adjoint, connection.RECURRENT
-    read, write, add = reader(n_states), writer(n_states), adder(n_states)
+    read, write, add, add_at = reader(n_states), writer(n_states), adder(n_states), adder_at(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
@@ -189,13 +191,13 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                 sum_rows(x, t, x, t, weight_rec, own.spikes, None, lo, hi)
             for j in range(lo, hi):
                 s[own.spikes[j]] = one
-            for n in range(x.shape[1]):
+            for n in range(p.shape[1]):
                 write(states[t + 1], n, step(read(states[t], n), s[n], x[t, n], read_p(p, n)))
             for j in range(lo, hi):
                 s[own.spikes[j]] = zero
 
     @inlined
-    def inject(n, du, d, now, p, grad_p):
+    def inject(n, du, d, now, p, grad_p, add):
         """Add du = dL/du of one site to the adjoint of its state."""
         ds, dp = potential_adjoint(du, read(now, n), read_p(p, n))
         add(d, n, ds)
@@ -208,21 +210,19 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         evaluate(own.surrogate, own.u, row * ds.shape[0], g, 0, ds.shape[0], own.band)
         grad = own.dense_grad[row]
         for n in range(ds.shape[0]):
-            inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p)
+            inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p, add)
 
     @inlined
     def inject_sites(row, own, d, ds, now, p, grad_p, g, first):
         """The same for the listed sites of a step; g[j - first] is the surrogate at site j."""
-        for j in range(own.ptr[row], own.ptr[row + 1]):
+        for j in range(np.uint64(own.ptr[row]), np.uint64(own.ptr[row + 1])):
             n = own.indices[j]
-            inject(n, g[j - first] * (own.grad[j] + ds[n]), d, now, p, grad_p)
+            inject(n, g[j - first] * (own.grad[j] + ds[n]), d, now, p, grad_p, add_at)
 
     @inlined
-    def recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, r, scratch):
-        """Recurrent part of step t: own spikes at t - 1 and their active sites. `places` names every neuron."""
+    def recurrent_row(b, t, steps, own, weight_rec, ds, dx, r, scratch):
+        """Recurrent part of step t: the active sites of step t - 1. `places` names every neuron."""
         rows_grad, places = scratch
-        lo, hi = own_spikes(b, t, steps, own)
-        spread_row(grad_rec, dx, r, own.spikes, None, lo, hi)
         row = b * steps + t - 1
         sites, lo, hi = places, 0, ds.shape[0]
         if own.dense_grad.shape[0] == 0:
@@ -231,14 +231,14 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
             rows_grad[n] = zero
             if not feeds_back:
                 ds[n] = zero
-        dot_rows(rows_grad, 0, weight_rec, sites, lo, hi, dx, r, zero)
+        dot_rows(rows_grad, 0, weight_rec, sites, lo, hi, dx, r)
         for j in range(lo, hi):
             ds[sites[j]] += rows_grad[j - lo]
 
     @inlined
     def adjoint_row(d, ds, dx, r, s, before, x, rx, p, grad_p):
         """One step back for all neurons: d from t to t - 1, dL/dx[t], and dL/ds[t - 1] through the neuron itself."""
-        for n in range(dx.shape[1]):
+        for n in range(p.shape[1]):
             dn, dsn, dxn, dp = step_adjoint(read(d, n), read(before, n), s[n], x[rx, n], read_p(p, n))
             write(d, n, dn)
             if feeds_back:
@@ -250,18 +250,18 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     @register_jitable
     def sample(b, steps, events, weight, weight_rec, p, own, below, grads, scratch):
         grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, states, x, rows_grad, g, places = scratch
+        d, ds, s, dx, frame, by_input, states, x, rows_grad, g, places = scratch
         fill(d, zero)
         for n in range(ds.shape[0]):
             ds[n] = zero
         now = before = states[0]
-        nth = site = 0
+        nth, site = 0, np.uint64(0)
         listed = own.dense_grad.shape[0] == 0
         for t1 in range(steps, 0, -dx.shape[0]):
             t0 = max(0, t1 - dx.shape[0])
             if listed:
-                site = own.ptr[b * steps + t0]
-                evaluate(own.surrogate, own.u, site, g, 0, own.ptr[b * steps + t1] - site, own.band)
+                site = np.uint64(own.ptr[b * steps + t0])
+                evaluate(own.surrogate, own.u, np.int64(site), g, 0, own.ptr[b * steps + t1] - np.int64(site), own.band)
             for t in range(t1 - 1, t0 - 1, -1):
                 if history:
                     now, before = states[t + 1], states[t]
@@ -272,7 +272,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                 if own.closest_order.shape[0] > 0:
                     while nth < ds.shape[0] and own.closest_step[b, own.closest_order[b, nth]] == t:
                         n = own.closest_order[b, nth]
-                        inject(n, own.closest_du[b, n], d, now, p, grad_p)
+                        inject(n, own.closest_du[b, n], d, now, p, grad_p, add_at)
                         nth += 1
                 lo, hi = own_spikes(b, t, steps, own) if asks_for_spikes else (0, 0)
                 for j in range(lo, hi):
@@ -284,28 +284,29 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                 for j in range(lo, hi):
                     s[own.spikes[j]] = zero
                 if recurrent and t > 0 and weight_rec.shape[0] > 0:
-                    recurrent_row(b, t, steps, own, weight_rec, grad_rec, ds, dx, t - t0, (rows_grad, places))
-            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, one)
+                    recurrent_row(b, t, steps, own, weight_rec, ds, dx, t - t0, (rows_grad, places))
+            if recurrent and weight_rec.shape[0] > 0:
+                fed_back = Rows(own.spike_ptr, own.spikes, events.values[:0], steps, -1)
+                weight_adjoint(grad_rec, dx, b, t0, t1, fed_back, by_input)
+            drive_adjoint(dx, b, t0, t1, events, weight, below, grad_w, grad_b, frame, by_input, one)
 
     @kernel
-    def backward(first, last, batch, steps, events, layer, own, below, grads, scratch, places, v_init):
+    def backward(first, last, scratch, batch, steps, events, layer, own, below, grads, places, v_init):
         mode_before = flush_denormals()
         weight, weight_rec, bias, p = layer
         grad_w, grad_rec, grad_b, grad_p = grads
-        d, ds, s, dx, frame, states, x, rows_grad, g = scratch
-        groups = d.shape[0]
+        d, ds, s, dx, frame, by_input, states, x, rows_grad, g = scratch
+        groups = grad_w.shape[0]
+        clear_columns(dx, p.shape[1], zero)
         for group in range(first, last):
+            clear(grad_w[group], grad_rec[group], grad_b[group], grad_p[group], zero)
             for b in range(group, batch, groups):
                 if history:
-                    recompute(
-                        b, steps, v_init, events, weight, weight_rec, bias, p, own,
-                        states[group], x[group], frame[group], s[group],
-                    )  # fmt: skip
+                    recompute(b, steps, v_init, events, weight, weight_rec, bias, p, own, states, x, frame, s)
                 sample(
                     b, steps, events, weight, weight_rec, p, own, below,
                     (grad_w[group], grad_rec[group], grad_b[group], grad_p[group]),
-                    (d[group], ds[group], s[group], dx[group], frame[group], states[group], x[group],
-                     rows_grad[group], g[group], places),
+                    (d, ds, s, dx, frame, by_input, states, x, rows_grad, g, places),
                 )  # fmt: skip
         restore(mode_before)
 

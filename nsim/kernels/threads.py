@@ -17,11 +17,15 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=64, thread_name_prefix="nsim")
 
 
-def over(kernel, items: int, *args):
-    """Call kernel(first, last, *args) for ranges that cover 0 to items, one for each of Numba's threads."""
+def over(kernel, items: int, *args, scratch=None):
+    """Call kernel(first, last, *args) for ranges that cover 0 to items, one for each of Numba's threads.
+
+    `scratch()` makes what one thread needs for itself: kernel(first, last, scratch(), *args).
+    """
     threads = max(1, min(get_num_threads(), items))
     ends = [items * k // threads for k in range(threads + 1)]
-    rest = [_pool(os.getpid()).submit(kernel, *ends[k : k + 2], *args) for k in range(1, threads)]
-    kernel(ends[0], ends[1], *args)
+    calls = [(*ends[k : k + 2], *([] if scratch is None else [scratch()]), *args) for k in range(threads)]
+    rest = [_pool(os.getpid()).submit(kernel, *call) for call in calls[1:]]
+    kernel(*calls[0])
     for part in rest:
         part.result()

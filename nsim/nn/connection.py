@@ -65,8 +65,6 @@ class Connection(Module):
         Whether the drive has a form as a matrix product.
     dtype : float32 or float64
         Of the weights and of all that is computed.
-    kernel_shape : tuple
-        Shape of the weights as the kernels read them, and of their gradient.
     """
 
     connection, products = "drive", True
@@ -82,7 +80,7 @@ class Connection(Module):
             )
         self.dtype = dtype = float_type(f"nn.{layer}", dtype)
         self.n_in, self.space, self.n_out = n_in, space, int(np.prod(space))
-        self.delay, self.neuron, self.shapes, self.kernel_shape = int(delay), neuron, shapes, shapes["weight"]
+        self.delay, self.neuron, self.shapes = int(delay), neuron, shapes
         rng = generator(seed, f"nn.{layer}")
 
         def uniform(name, fan_in, gain=1):

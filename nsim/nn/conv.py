@@ -78,7 +78,6 @@ class Conv2d(Connection):
         shapes |= {"bias": (self.out_channels,)} if flag(kind, "bias", bias) else {}
         space, n_in = (*self.windows.out, self.out_channels), int(np.prod(self.space_in))
         super().__init__(neuron, n_in, space, shapes, height * width * inner, delay, dtype, seed)
-        self.kernel_shape = (self.in_channels * height, width * self.out_channels // self.groups)
         self._reach = self.windows.reach(0), self.windows.reach(1)
 
     @property
