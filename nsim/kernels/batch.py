@@ -18,14 +18,17 @@ def pack(first, last, slots, base, indptr, indices, u):
     ptr, with_u = slots.ptr, slots.u.shape[1] > 0
     steps = ptr.shape[1] - 1
     for b in range(first, last):
-        start = base[b]
-        for t in range(steps):
-            indptr[b * steps + t] = start + ptr[b, t]
-        for j in range(ptr[b, steps]):
-            indices[start + j] = slots.indices[b, j]
-            if with_u:
-                u[start + j] = slots.u[b, j]
-        indptr[(b + 1) * steps] = start + ptr[b, steps]
+        start, end = base[b], base[b + 1]
+        # Slices, since a signed place that is computed keeps a loop from taking vectors.
+        rows, listed = indptr[b * steps : (b + 1) * steps + 1], indices[start:end]
+        for t in range(rows.shape[0]):
+            rows[t] = start + ptr[b, t]
+        for j in range(listed.shape[0]):
+            listed[j] = slots.indices[b, j]
+        if with_u:
+            listed_u = u[start:end]
+            for j in range(listed_u.shape[0]):
+                listed_u[j] = slots.u[b, j]
 
 
 @kernel

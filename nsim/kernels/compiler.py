@@ -6,7 +6,7 @@
 
 To optimise a kernel only once, as a whole, would take a tenth less again, but makes the backward sweep slower by 30 %.
 
-Vectors are as wide as the processor has them. LLVM's own choice on Intel's is half of that; our explicit vectors then wait
+Vectors are as wide as the processor has them. LLVM's own choice on Intel's is half of that; our explicit ones then wait
 where they read as a whole what was stored in halves.
 """
 
