@@ -57,7 +57,7 @@ class Spikes:
             raise ShapeError(f"Spikes of shape {self.shape}: indptr has {len(indptr)} entries, not B*T + 1")
         tick(dt)
         self.dt = float(dt)
-        self.indptr, self.indices, self.values = indptr, indices, values
+        self.indptr, self.indices, self.values = _in_one_piece(indptr), _in_one_piece(indices), values
         self.space = (n,) if space is None else _space(space, n)
         self.lengths = lengths
         self.active = active
@@ -343,12 +343,17 @@ def _space(space, n):
     return space
 
 
+def _in_one_piece(array):
+    """What kernels read as such; arrays of a device are."""
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
+
+
 def _sizes(values, n_events):
     """Sizes of events that a user gave, as float32 [number of events]."""
     if values is None:
         return None
     if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape == (n_events,):
-        return values
+        return _in_one_piece(values)
     if (sizes := real_array(values)) is None:
         raise EventError(f"values = {values!r}: expected a size for each event, as numbers, or None for 1 each")
     if sizes.shape != (n_events,):

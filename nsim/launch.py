@@ -67,13 +67,10 @@ def frame_of(layer, spikes, product, chunk):
 
 def by_input(layer, *lists) -> ByInput:
     """Scratch for the backward sweep: room for the events of any sample of these lists, sorted by input."""
+    most = max(int(np.diff(rows.indptr[:: rows.steps]).max()) for rows in lists)
     graded = any(rows.values.size for rows in lists)
-    most = max(int(np.diff(rows.indptr[:: rows.steps]).max()) for rows in lists) if layer.products else 0
-    return ByInput(
-        np.empty(max(layer.n_in, layer.n_out) + 2, np.uint32),
-        np.empty(most, np.int32),
-        np.empty(most if graded else 0, np.float32),
-    )
+    sizes = (max(layer.n_in, layer.n_out) + 2, most, most if graded else 0) if layer.products else (0, 0, 0)
+    return ByInput(*map(np.empty, sizes, (np.uint32, np.int32, np.float32)))
 
 
 def initial_state(layer, batch_size):
@@ -94,21 +91,18 @@ def discretised(layer, dt) -> np.ndarray:
 
 def matrices(layer, spikes):
     """Weight, recurrent weight (empty for none) and bias [1, N] (zeros for none) as kernels take them: their rows with
-    zeros behind up to a whole cache line, where enough rows are read for the copy to pay."""
+    zeros behind up to whole cache lines, where enough rows are read for the copy to pay. All have the width of the
+    bias, as have the rows of the drive."""
     n, dtype = layer.n_out, layer.weight.dtype
     recurrent = np.empty((0, n), dtype) if layer.weight_rec is None else layer.weight_rec.data
     bias = np.zeros(n, dtype) if layer.bias is None else layer.kernel_bias()
     found = layer.kernel_weight(), recurrent, bias[None]
-    if n % ROW == 0 or not layer.products or spikes.n_events < layer.n_in:
+    if n % ROW == 0 or n < ROW or not layer.products or spikes.n_events < layer.n_in + len(recurrent):
         return found
-    return tuple(_widened(rows, n + -n % ROW) for rows in found)
-
-
-def _widened(rows, width):
-    out = arrays.empty((len(rows), width), rows.dtype)
-    out[:, : rows.shape[1]] = rows
-    out[:, rows.shape[1] :] = 0
-    return out
+    wider = [arrays.zeros((len(rows), padded(n, ROW)), dtype) for rows in found]
+    for out, rows in zip(wider, found, strict=True):
+        out[:, :n] = rows
+    return tuple(wider)
 
 
 def forward(layer, spikes, *, keep, state=None, trace=None, source=None) -> tuple[Spikes, tuple]:

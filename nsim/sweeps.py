@@ -178,11 +178,13 @@ class _Backward(Backward):
         v_init[0] = layer.neuron.v_init
 
         def scratch():
+            dx = arrays.empty((chunk, width), dtype)
+            dx[:, n:] = 0
             return (
                 arrays.empty((n_states, padded(n)), dtype),  # d: the adjoint of the state
                 arrays.empty((n,), dtype),  # ds
                 arrays.zeros((n,), dtype),  # s
-                arrays.empty((chunk, width), dtype),  # dx
+                dx,
                 frame_of(layer, spikes, product, chunk),
                 by_input(layer, self.rows, *self.fed_back()),
                 arrays.zeros((steps + 1 if self.history else 1, n_states, n), dtype),

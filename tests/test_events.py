@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nsim import EventError, EventWarning, ParameterError, ShapeError, Spikes
+from nsim import LI, EventError, EventWarning, ParameterError, ShapeError, Spikes, nn
 from nsim.events import index_dtype, join
 from nsim.times import microseconds, step_width
 from tests import cases
@@ -331,6 +331,22 @@ def test_sizes_and_lengths_that_do_not_fit_are_refused(name, value, error, text,
     spikes.values, spikes.lengths = [2, 0.5], [4, 0.0]
     assert spikes.values.dtype == np.float32 and spikes.values.tolist() == [2, 0.5]
     assert spikes.lengths.dtype == np.int64 and spikes.lengths.tolist() == [4, 0]
+
+
+def test_arrays_with_gaps_between_their_numbers():
+    """Every second entry of an array: kernels read entries side by side."""
+    plain = cases.spikes(2, 5, 40, density=0.1)
+    sizes = np.random.default_rng(0).uniform(size=plain.n_events).astype(np.float32)
+
+    def spaced(a):
+        return np.stack([a, np.zeros_like(a)], axis=1)[:, 0]
+
+    layer = nn.Dense(40, 3, LI(), seed=0)
+    wanted = layer(Spikes(plain.indptr, plain.indices, plain.shape, dt=cases.DT, values=sizes)).data
+    indptr, indices, values = (spaced(a) for a in (plain.indptr, plain.indices, sizes))
+    assert not any(a.flags.c_contiguous for a in (indptr, indices, values))
+    found = layer(Spikes(indptr, indices, plain.shape, dt=cases.DT, values=values)).data
+    assert cases.same_bits(found, wanted)
 
 
 @pytest.mark.parametrize("space", [(5.5, 6, 1), (-5, -6, 1), 30, "30", (0, 30), (None, 30)])

@@ -219,7 +219,7 @@ def test_rows_and_products_give_the_same(monkeypatch):
     np.testing.assert_allclose(grads[0], grads[1], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [60, 7])
+@pytest.mark.parametrize("chunk", [60, 16])
 @pytest.mark.parametrize("graded", [False, True])
 def test_events_sorted_by_input(monkeypatch, chunk, graded):
     """Enough of them, and weights too large for the first-level cache; rows of 90 numbers, which are widened to 96."""

@@ -5,11 +5,11 @@ Models with as many values share these functions, which then are compiled once i
 
 from functools import cache
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from nsim.kernels.jit import inlined
+from nsim.kernels.vectors import INDEX, Numbers, constant, spread
 
 
 @cache
@@ -57,54 +57,42 @@ def adder(count):
 
 
 @intrinsic
-def _add_at(typingctx, a, k, n, value):
-    """See `adder_at`."""
+def _add_in_vector(typingctx, a, k, n, value):
+    """See `vector_adder`."""
 
     def codegen(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
         _, k, n, value = args
-        index, element = ir.IntType(32), context.get_value_type(signature.args[0].dtype)
-        align = context.get_abi_sizeof(element)
-        lanes = 64 // align  # the vectors that LLVM takes where it chooses: others would wait again
-        vector, width = ir.VectorType(element, lanes), builder.extract_value(array.shape, 1)
-        block = builder.add(builder.mul(k, width), builder.and_(n, n.type(-lanes)))
-        pointer = builder.bitcast(builder.gep(array.data, [block]), vector.as_pointer())
-        old = builder.load(pointer)
-        old.align = align
-        spread = ir.Constant(ir.VectorType(index, lanes), [0] * lanes)
-
-        def splat(scalar):
-            one = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
-            return builder.shuffle_vector(builder.insert_element(one, scalar, index(0)), one, spread)
-
-        lane = builder.trunc(builder.and_(n, n.type(lanes - 1)), index)
-        here = builder.icmp_unsigned("==", splat(lane), ir.Constant(ir.VectorType(index, lanes), list(range(lanes))))
+        a = Numbers(context, builder, signature.args[0], args[0])
+        lanes = 64 // a.size  # the vectors that LLVM takes where it chooses: others would wait again
+        place = builder.add(builder.mul(k, a.width), builder.and_(n, n.type(-lanes)))
+        lane = builder.trunc(builder.and_(n, n.type(lanes - 1)), INDEX)
+        here = builder.icmp_unsigned("==", spread(builder, lane, lanes), constant(INDEX, list(range(lanes))))
         # 0 is added beside it: a choice of what is stored would become a store of that number alone.
-        nothing = ir.Constant(vector, [0.0] * lanes)
-        builder.store(builder.fadd(old, builder.select(here, splat(value), nothing)), pointer).align = align
+        added = builder.select(here, spread(builder, value, lanes), constant(a.element, [0.0] * lanes))
+        a.store(builder.fadd(a.load(place, lanes), added), place)
         return context.get_dummy_value()
 
     return types.none(a, types.intp, types.intp, a.dtype), codegen
 
 
 @inlined
-def add_at(a, k, n, value):
+def add_in_vector(a, k, n, value):
     """a[k, n] += value, a plain function around the intrinsic for the disk cache (see bits.py)."""
-    _add_at(a, k, n, value)
+    _add_in_vector(a, k, n, value)
 
 
 @cache
-def adder_at(count):
+def vector_adder(count):
     """The same as `adder`, where the row is read as vectors next. A vector that is read right after one number of it
     was written waits for that to reach the cache, some twenty cycles; so a whole vector is written here. The rows of
     `a` are multiples of 16."""
     if count == 0:
         return inlined(lambda a, n, values: None)
-    head, last = adder_at(count - 1), count - 1
+    head, last = vector_adder(count - 1), count - 1
 
     @inlined
     def add(a, n, values):
         head(a, n, values)
-        add_at(a, last, n, values[last])
+        add_in_vector(a, last, n, values[last])
 
     return add

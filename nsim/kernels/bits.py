@@ -7,6 +7,7 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import intrinsic
 
 from nsim.kernels.jit import LANES, inlined
+from nsim.kernels.vectors import Numbers, constant, spread
 
 ONE = np.uint64(1)
 LAST = np.uint64(LANES - 1)
@@ -17,14 +18,9 @@ def _masks(test):
 
     def f(typingctx, u, start, level):
         def codegen(context, builder, signature, args):
-            array = context.make_array(signature.args[0])(context, builder, args[0])
-            element, index = context.get_value_type(signature.args[0].dtype), ir.IntType(32)
-            vector = ir.VectorType(element, LANES)
-            values = builder.load(builder.bitcast(builder.gep(array.data, [args[1]]), vector.as_pointer()))
-            values.align = context.get_abi_sizeof(element)
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], index(0))
-            spread = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
-            return builder.bitcast(test(builder, values, spread, 8 * values.align), ir.IntType(LANES))
+            values = Numbers(context, builder, signature.args[0], args[0])
+            found = test(builder, values.load(args[1], LANES), spread(builder, args[2], LANES), 8 * values.size)
+            return builder.bitcast(found, ir.IntType(LANES))
 
         return types.uint64(u, types.intp, u.dtype), codegen
 
@@ -32,8 +28,8 @@ def _masks(test):
 
 
 def _size_below(builder, values, level, width):
-    whole = ir.VectorType(ir.IntType(width), LANES)
-    size = builder.and_(builder.bitcast(values, whole), ir.Constant(whole, [2 ** (width - 1) - 1] * LANES))
+    without_sign = constant(ir.IntType(width), [2 ** (width - 1) - 1] * LANES)
+    size = builder.and_(builder.bitcast(values, without_sign.type), without_sign)
     return builder.fcmp_ordered("<", builder.bitcast(size, values.type), level)
 
 

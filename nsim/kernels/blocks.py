@@ -1,4 +1,4 @@
-"""Rows of a matrix in blocks of columns that stay in vector registers while a list of rows goes by.
+"""Sums and dot products over lists of rows of a matrix, in blocks of columns that stay in vector registers.
 
 LLVM vectorises a loop over columns, but keeps its sums in memory between two rows and takes what is left after whole
 vectors one number at a time. Here a block of 64 (then 32, 16, ... 1) columns is one vector value: each row is read
@@ -10,35 +10,24 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nsim.kernels.jit import FASTMATH, inlined
+from nsim.kernels.jit import inlined
+from nsim.kernels.vectors import FLAGS, INDEX, Numbers, constant, spread
 
-FLAGS = tuple(sorted(FASTMATH))
 WIDEST = 64
 DOT = 16  # numbers of one step of a dot product, four of which share the registers of a small processor
 
 
-class _Matrix:
+class _Matrix(Numbers):
     """A C-contiguous matrix whose rows are loaded and stored by blocks."""
 
-    def __init__(self, context, builder, kind, value):
-        self.builder = builder
-        self.array = context.make_array(kind)(context, builder, value)
-        self.element = context.get_value_type(kind.dtype)
-        self.align = context.get_abi_sizeof(self.element)
-        self.width = builder.extract_value(self.array.shape, 1)
+    def place(self, row, c):
+        return self.builder.add(self.builder.mul(row, self.width), c)
 
-    def place(self, row, c, lanes):
-        at = self.builder.add(self.builder.mul(row, self.width), c)
-        pointer = self.builder.gep(self.array.data, [at])
-        return self.builder.bitcast(pointer, ir.VectorType(self.element, lanes).as_pointer())
+    def load_row(self, row, c, lanes):
+        return self.load(self.place(row, c), lanes)
 
-    def load(self, row, c, lanes):
-        block = self.builder.load(self.place(row, c, lanes))
-        block.align = self.align
-        return block
-
-    def store(self, block, row, c, lanes):
-        self.builder.store(block, self.place(row, c, lanes)).align = self.align
+    def store_row(self, block, row, c):
+        self.store(block, self.place(row, c))
 
 
 class _List:
@@ -53,25 +42,25 @@ class _List:
         self.values = context.make_array(values_kind)(context, builder, values) if graded else None
         self.values_kind = values_kind
 
+    def row(self, j):
+        entry = self.builder.load(self.builder.gep(self.rows.data, [j]))
+        return self.context.cast(self.builder, entry, self.kind.dtype, types.intp)
+
     def any(self):
         return self.builder.icmp_signed("<", self.lo, self.hi)
 
     def each(self, body):
         """body(row, value) for every entry; value is None where there are none."""
-        builder, context = self.builder, self.context
+        builder = self.builder
         with cgutils.for_range_slice(builder, self.lo, self.hi, self.lo.type(1), self.lo.type) as (j, _):
-            row = context.cast(builder, builder.load(builder.gep(self.rows.data, [j])), self.kind.dtype, types.intp)
-            body(row, None if self.values is None else builder.load(builder.gep(self.values.data, [j])))
+            body(self.row(j), None if self.values is None else builder.load(builder.gep(self.values.data, [j])))
 
     def scaled(self, block, value, dtype):
         """value * block."""
         if value is None:
             return block
-        builder, index = self.builder, ir.IntType(32)
-        value = self.context.cast(builder, value, self.values_kind.dtype, dtype)
-        one = builder.insert_element(ir.Constant(block.type, ir.Undefined), value, index(0))
-        spread = ir.Constant(ir.VectorType(index, block.type.count), [0] * block.type.count)
-        return builder.fmul(builder.shuffle_vector(one, one, spread), block, flags=FLAGS)
+        value = self.context.cast(self.builder, value, self.values_kind.dtype, dtype)
+        return self.builder.fmul(spread(self.builder, value, block.type.count), block, flags=FLAGS)
 
 
 def _over_columns(builder, width, body):
@@ -95,17 +84,17 @@ def _sum_rows(typingctx, x, t, start, s, weight, rows, values, lo, hi):
         listed = _List(context, builder, signature.args[5:], args[5:])
 
         def block(c, lanes):
-            total = cgutils.alloca_once_value(builder, start.load(args[3], c, lanes))  # LLVM makes it a register
+            total = cgutils.alloca_once_value(builder, start.load_row(args[3], c, lanes))  # LLVM makes it a register
 
             def add(row, value):
-                part = listed.scaled(weight.load(row, c, lanes), value, signature.args[0].dtype)
+                part = listed.scaled(weight.load_row(row, c, lanes), value, signature.args[0].dtype)
                 builder.store(builder.fadd(builder.load(total), part, flags=FLAGS), total)
 
             listed.each(add)
-            x.store(builder.load(total), args[1], c, lanes)
+            x.store_row(builder.load(total), args[1], c)
 
         def copy(c, lanes):
-            x.store(start.load(args[3], c, lanes), args[1], c, lanes)
+            x.store_row(start.load_row(args[3], c, lanes), args[1], c)
 
         with builder.if_else(listed.any()) as (some, nothing):
             with some:
@@ -127,11 +116,11 @@ def _spread_row(typingctx, grad, x, t, rows, values, lo, hi):
         listed = _List(context, builder, signature.args[3:], args[3:])
 
         def block(c, lanes):
-            source = x.load(args[2], c, lanes)
+            source = x.load_row(args[2], c, lanes)
 
             def add(row, value):
                 part = listed.scaled(source, value, signature.args[0].dtype)
-                grad.store(builder.fadd(grad.load(row, c, lanes), part, flags=FLAGS), row, c, lanes)
+                grad.store_row(builder.fadd(grad.load_row(row, c, lanes), part, flags=FLAGS), row, c)
 
             listed.each(add)
 
@@ -147,41 +136,36 @@ def _dot_rows(typingctx, out, start, weight, rows, lo, hi, x, t):
     """See `dot_rows`."""
 
     def codegen(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        weight, x = (_Matrix(context, builder, signature.args[k], args[k]) for k in (2, 6))
-        listed = context.make_array(signature.args[3])(context, builder, args[3])
         _, start, _, _, lo, hi, _, t = args
-        one, element = lo.type(1), x.element
-        vector = ir.VectorType(element, DOT)
-        whole = builder.and_(x.width, x.width.type(-DOT))
-        sum_of = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(element, [element, vector]),
-            f"llvm.vector.reduce.fadd.v{DOT}{element.intrinsic_name}",
+        out = Numbers(context, builder, signature.args[0], args[0])
+        weight, x = (_Matrix(context, builder, signature.args[k], args[k]) for k in (2, 6))
+        listed = _List(context, builder, (signature.args[3], None), (args[3], None, lo, hi))
+        one, width, zeros = lo.type(1), x.width, constant(x.element, [0.0] * DOT)
+        whole = builder.and_(width, width.type(-DOT))
+        all_of = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(x.element, [x.element, zeros.type]),
+            f"llvm.vector.reduce.fadd.v{DOT}{x.element.intrinsic_name}",
         )  # fmt: skip
+
+        def add_to(place, number):
+            out.store(builder.fadd(out.load(place, 1), spread(builder, number, 1), flags=FLAGS), place)
 
         def dots(j, count):
             """Those of entries j to j + count, side by side, so that x is loaded once."""
             places = [builder.add(j, lo.type(k)) for k in range(count)]
-            entries = [builder.load(builder.gep(listed.data, [place])) for place in places]
-            entries = [context.cast(builder, e, signature.args[3].dtype, types.intp) for e in entries]
-            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * DOT)) for _ in places]
-            for total in sums:
-                builder.store(ir.Constant(vector, [0.0] * DOT), total)
+            rows = [listed.row(place) for place in places]
+            sums = [cgutils.alloca_once_value(builder, zeros) for _ in rows]
             with cgutils.for_range_slice(builder, lo.type(0), whole, lo.type(DOT), lo.type) as (c, _):
-                block = x.load(t, c, DOT)
-                for total, row in zip(sums, entries, strict=True):
-                    part = builder.fmul(weight.load(row, c, DOT), block, flags=FLAGS)
+                block = x.load_row(t, c, DOT)
+                for total, row in zip(sums, rows, strict=True):
+                    part = builder.fmul(weight.load_row(row, c, DOT), block, flags=FLAGS)
                     builder.store(builder.fadd(builder.load(total), part, flags=FLAGS), total)
-            for place, total, row in zip(places, sums, entries, strict=True):
-                to = builder.gep(array.data, [builder.add(start, builder.sub(place, lo))])
-                found = builder.call(sum_of, [ir.Constant(element, -0.0), builder.load(total)], fastmath=FLAGS)
-                builder.store(builder.fadd(builder.load(to), found, flags=FLAGS), to)
-                with cgutils.for_range_slice(builder, whole, x.width, one, lo.type) as (c, _):
-                    part = builder.fmul(*(
-                        builder.extract_element(m.load(r, c, 1), ir.Constant(ir.IntType(32), 0))
-                        for m, r in ((weight, row), (x, t))
-                    ), flags=FLAGS)  # fmt: skip
-                    builder.store(builder.fadd(builder.load(to), part, flags=FLAGS), to)
+            for place, total, row in zip(places, sums, rows, strict=True):
+                to = builder.add(start, builder.sub(place, lo))
+                add_to(to, builder.call(all_of, [x.element(-0.0), builder.load(total)], fastmath=FLAGS))
+                with cgutils.for_range_slice(builder, whole, width, one, lo.type) as (c, _):
+                    product = builder.fmul(weight.load_row(row, c, 1), x.load_row(t, c, 1), flags=FLAGS)
+                    add_to(to, builder.extract_element(product, INDEX(0)))
 
         fours = builder.add(lo, builder.and_(builder.sub(hi, lo), lo.type(-4)))
         with cgutils.for_range_slice(builder, lo, fours, lo.type(4), lo.type) as (j, _):

@@ -79,20 +79,21 @@ def drive(x, b, t0, t1, events, weight, bias, frame, one):
 
 
 @register_jitable
-def sort_by_input(out, n_in, lo, t0, t1, row, events):
-    """A counting sort: `first` holds, one place on, the ends of what is written so far."""
+def sort_by_input(out, n_in, t0, start, t1, row, events):
+    """Sort the events of the steps `start` to t1 of a chunk from t0 on; `row` is that of step 0. A counting sort: while
+    it writes, first[i + 1] is the end of what is there of input i."""
     first = out.first
     for i in range(n_in + 2):
         first[i] = 0
-    for j in range(np.uint64(events.indptr[row + t0]), np.uint64(events.indptr[row + t1])):
+    for j in range(np.uint64(events.indptr[row + start]), np.uint64(events.indptr[row + t1])):
         first[np.uint64(events.indices[j]) + TWO] += ONE
     for i in range(1, n_in + 1):
         first[i + 1] += first[i]
-    for t in range(t0, t1):
+    for t in range(start, t1):
         for j in range(np.uint64(events.indptr[row + t]), np.uint64(events.indptr[row + t + 1])):
             i = np.uint64(events.indices[j]) + ONE
             at = first[i]
-            out.steps[at] = t - lo
+            out.steps[at] = t - t0
             if events.values.shape[0] > 0:
                 out.values[at] = events.values[j]
             first[i] = at + ONE

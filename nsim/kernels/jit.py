@@ -17,16 +17,16 @@ KERNEL = {
 }  # fmt: skip
 
 LANES = 64  # neurons that one compare turns into one 64-bit mask
-ROW = 16  # rows of weights are multiples of so many numbers: vectors then never lie across two cache lines
+ROW = 16  # rows of weights are made multiples of so many numbers: vectors then never lie across two cache lines
 CHUNK = 16  # steps of drive that are computed before the neurons take them: 16 rows of 200 floats stay in L1
 CHUNK_BYTES = 2**17  # fewer steps where they would take more than this: a chunk shares L2 with weights and states
 LONG_CHUNK = 256  # the same where the drive is a matrix product
-SORTED_BYTES = 2**21  # the same backward, where events are sorted by input: the more steps, the more events an input
+SORTED_BYTES = 2**21  # of dL/dx in a chunk whose events are sorted by input: the more steps, the more events an input
 
 
-def padded(n: int) -> int:
-    """n rounded up to whole masks."""
-    return -(-n // LANES) * LANES
+def padded(n: int, to: int = LANES) -> int:
+    """n rounded up to whole masks (or to a multiple of another number)."""
+    return -(-n // to) * to
 
 
 def n_groups(batch: int, partial_bytes: int) -> int:

@@ -5,7 +5,7 @@ from numba.extending import register_jitable
 from nsim.kernels.access import adder, reader, writer
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.jit import inlined, kernel
-from nsim.kernels.rows import clear, clear_columns, copy_row, fill
+from nsim.kernels.rows import clear, copy_row, fill
 
 TRACE, SUM, MAX, LAST = 0, 1, 2, 3
 
@@ -133,7 +133,6 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         grad_w, grad_rec, grad_b, grad_p = grads
         d, do, _, dx, frame, by_input, states, x, _, _ = scratch
         groups = grad_w.shape[0]
-        clear_columns(dx, p.shape[1], zero)
         for group in range(first, last):
             clear(grad_w[group], grad_rec[group], grad_b[group], grad_p[group], zero)
             for b in range(group, lengths.shape[0], groups):

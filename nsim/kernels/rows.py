@@ -1,4 +1,4 @@
-"""Work on the rows of a weight matrix that a list of events names; several rows a pass load the other operand once.
+"""Work on the rows of a weight matrix that a list of events names, and plain loops over the rows of others.
 
 `rows` are the events of one step, entries lo to hi of an index array; `values` are their sizes, or empty for 1 each.
 The dense operand is row t of a matrix.
@@ -41,14 +41,6 @@ def clear(grad_w, grad_rec, grad_b, grad_p, zero):
     fill(grad_p, zero)
     for k in range(grad_b.shape[0]):
         grad_b[k] = zero
-
-
-@inlined
-def clear_columns(target, start, zero):
-    """The columns of a matrix from `start` on."""
-    for t in range(target.shape[0]):
-        for k in range(start, target.shape[1]):
-            target[t, k] = zero
 
 
 @inlined

@@ -4,37 +4,26 @@ LLVM's own loop checks each time whether the two overlap, and takes what is left
 16 to 192 numbers, the weights that one event of a convolution meets, spend half of their time there.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nsim.kernels.jit import FASTMATH, inlined
+from nsim.kernels.jit import inlined
+from nsim.kernels.vectors import FLAGS, Numbers, spread
 
-FLAGS = tuple(sorted(FASTMATH))
 BLOCK = 16  # numbers in one step; channels are multiples of it in most networks
 
 
 @intrinsic
 def _add_run(typingctx, x, at, w, place, length, a):
     def codegen(context, builder, signature, args):
-        x, w = (context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 2))
+        x, w = (Numbers(context, builder, signature.args[k], args[k]) for k in (0, 2))
         _, at, _, place, length, a = args
-        element, index = context.get_value_type(signature.args[0].dtype), ir.IntType(32)
-        align = context.get_abi_sizeof(element)
 
         def block(start, lanes):
-            vector = ir.VectorType(element, lanes)
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), a, index(0))
-            factor = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, lanes), [0] * lanes))
-            sums, weights = (
-                builder.bitcast(builder.gep(array.data, [builder.add(first, start)]), vector.as_pointer())
-                for array, first in ((x, at), (w, place))
-            )
-            old, weight = builder.load(sums), builder.load(weights)
-            old.align = weight.align = align
-            new = builder.fadd(old, builder.fmul(factor, weight, flags=FLAGS), flags=FLAGS)
-            builder.store(new, sums).align = align
+            part = builder.fmul(spread(builder, a, lanes), w.load(builder.add(place, start), lanes), flags=FLAGS)
+            to = builder.add(at, start)
+            x.store(builder.fadd(x.load(to, lanes), part, flags=FLAGS), to)
 
         whole = builder.and_(length, length.type(-BLOCK))
         with cgutils.for_range_slice(builder, length.type(0), whole, length.type(BLOCK), length.type) as (k, _):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from nsim.kernels.access import adder, adder_at, reader, writer
+from nsim.kernels.access import adder, reader, vector_adder, writer
 from nsim.kernels.bits import above, append_sites, append_spikes, inside
 from nsim.kernels.blocks import dot_rows, sum_rows
 from nsim.kernels.denormals import flush_denormals, restore
 from nsim.kernels.drive import Rows, weight_adjoint
 from nsim.kernels.jit import LANES, inlined, kernel
-from nsim.kernels.rows import clear, clear_columns, copy_row, fill
+from nsim.kernels.rows import clear, copy_row, fill
 from nsim.kernels.surrogate import evaluate
 
 
@@ -171,7 +171,8 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
     parameters come out too."""
     step, step_adjoint, _, potential_adjoint = equations
     drive, drive_adjoint, recurrent = connection.drive, connection.drive_adjoint, connection.RECURRENT
-    read, write, add, add_at = reader(n_states), writer(n_states), adder(n_states), adder_at(n_states)
+    read, write = reader(n_states), writer(n_states)
+    add_row, add_site = adder(n_states), vector_adder(n_states)
     read_p, add_p = reader(n_params), adder(n_params)
     one, zero = dtype(1), dtype(0)
     feeds_back, asks_for_spikes = probed(step_adjoint, n_states, n_params, one)
@@ -210,14 +211,14 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         evaluate(own.surrogate, own.u, row * ds.shape[0], g, 0, ds.shape[0], own.band)
         grad = own.dense_grad[row]
         for n in range(ds.shape[0]):
-            inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p, add)
+            inject(n, g[n] * (grad[n] + ds[n]), d, now, p, grad_p, add_row)
 
     @inlined
     def inject_sites(row, own, d, ds, now, p, grad_p, g, first):
-        """The same for the listed sites of a step; g[j - first] is the surrogate at site j."""
+        """The same for the listed sites of a step; g[j - first] is the surrogate at site j (unsigned: see bits.py)."""
         for j in range(np.uint64(own.ptr[row]), np.uint64(own.ptr[row + 1])):
             n = own.indices[j]
-            inject(n, g[j - first] * (own.grad[j] + ds[n]), d, now, p, grad_p, add_at)
+            inject(n, g[j - first] * (own.grad[j] + ds[n]), d, now, p, grad_p, add_site)
 
     @inlined
     def recurrent_row(b, t, steps, own, weight_rec, ds, dx, r, scratch):
@@ -272,7 +273,7 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
                 if own.closest_order.shape[0] > 0:
                     while nth < ds.shape[0] and own.closest_step[b, own.closest_order[b, nth]] == t:
                         n = own.closest_order[b, nth]
-                        inject(n, own.closest_du[b, n], d, now, p, grad_p, add_at)
+                        inject(n, own.closest_du[b, n], d, now, p, grad_p, add_site)
                         nth += 1
                 lo, hi = own_spikes(b, t, steps, own) if asks_for_spikes else (0, 0)
                 for j in range(lo, hi):
@@ -297,7 +298,6 @@ def make_backward(equations, n_states, n_params, dtype, history, connection):
         grad_w, grad_rec, grad_b, grad_p = grads
         d, ds, s, dx, frame, by_input, states, x, rows_grad, g = scratch
         groups = grad_w.shape[0]
-        clear_columns(dx, p.shape[1], zero)
         for group in range(first, last):
             clear(grad_w[group], grad_rec[group], grad_b[group], grad_p[group], zero)
             for b in range(group, batch, groups):
