@@ -97,7 +97,7 @@ def matrices(layer, spikes):
     recurrent = np.empty((0, n), dtype) if layer.weight_rec is None else layer.weight_rec.data
     bias = np.zeros(n, dtype) if layer.bias is None else layer.kernel_bias()
     found = layer.kernel_weight(), recurrent, bias[None]
-    if n % ROW == 0 or n < ROW or not layer.products or spikes.n_events < layer.n_in + len(recurrent):
+    if n % ROW == 0 or ROW % n == 0 or not layer.products or spikes.n_events < layer.n_in + len(recurrent):
         return found
     wider = [arrays.zeros((len(rows), padded(n, ROW)), dtype) for rows in found]
     for out, rows in zip(wider, found, strict=True):
