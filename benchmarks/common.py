@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,10 +29,12 @@ def resting_bytes():
 def peak_bytes(run):
     """Bytes by which `run()` raises the process's resident memory at its highest, above what it holds before.
 
-    Writing 5 to clear_refs resets the high-water mark VmHWM (Linux, proc(5)). What an earlier run freed, and the C
-    library still holds, is given back first: else it would count as resting and hide the same amount of the peak.
+    Writing 5 to clear_refs resets the high-water mark VmHWM (Linux, proc(5)). What an earlier run freed, and nsim or
+    the C library still holds, is given back first: else it would count as resting and hide as much of the peak.
     """
     gc.collect()
+    if "nsim.arrays" in sys.modules:
+        sys.modules["nsim.arrays"].release()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)

@@ -11,11 +11,11 @@ ROWS = 2**20  # of 32 bytes: as many as LARGE says
 
 
 @pytest.fixture
-def idle(monkeypatch):
+def idle():
     """The memory that lies idle, none at first."""
-    arrays._idle.clear()
+    arrays.release()
     yield arrays._idle
-    arrays._idle.clear()
+    arrays.release()
 
 
 def large(rows=ROWS):
@@ -69,6 +69,16 @@ def test_idle_memory_has_a_bound(idle):
     assert sum(raw.nbytes for raw in idle.values()) <= arrays.IDLE
     assert oldest not in {raw.ctypes.data for raw in idle.values()}
     assert len(idle) >= arrays.IDLE // (4 * 32 * ROWS) - 1
+
+
+def test_idle_memory_is_given_back(idle):
+    in_use = large()
+    large()
+    arrays.release()
+    assert not idle
+    in_use[:] = 1
+    del in_use
+    assert len(idle) == 1
 
 
 def test_threads_never_share(idle):
