@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nsim.kernels.jit import inlined
-from nsim.kernels.vectors import FLAGS, INDEX, Numbers, constant, spread
+from nsim.kernels.vectors import FLAGS, Numbers, constant, spread
 
 WIDEST = 64
 DOT = 16  # numbers of one step of a dot product, four of which share the registers of a small processor
@@ -43,6 +43,7 @@ class _List:
         self.values_kind = values_kind
 
     def row(self, j):
+        """The row that entry j names."""
         entry = self.builder.load(self.builder.gep(self.rows.data, [j]))
         return self.context.cast(self.builder, entry, self.kind.dtype, types.intp)
 
@@ -147,9 +148,6 @@ def _dot_rows(typingctx, out, start, weight, rows, lo, hi, x, t):
             f"llvm.vector.reduce.fadd.v{DOT}{x.element.intrinsic_name}",
         )  # fmt: skip
 
-        def add_to(place, number):
-            out.store(builder.fadd(out.load(place, 1), spread(builder, number, 1), flags=FLAGS), place)
-
         def dots(j, count):
             """Those of entries j to j + count, side by side, so that x is loaded once."""
             places = [builder.add(j, lo.type(k)) for k in range(count)]
@@ -161,11 +159,13 @@ def _dot_rows(typingctx, out, start, weight, rows, lo, hi, x, t):
                     part = builder.fmul(weight.load_row(row, c, DOT), block, flags=FLAGS)
                     builder.store(builder.fadd(builder.load(total), part, flags=FLAGS), total)
             for place, total, row in zip(places, sums, rows, strict=True):
-                to = builder.add(start, builder.sub(place, lo))
-                add_to(to, builder.call(all_of, [x.element(-0.0), builder.load(total)], fastmath=FLAGS))
+                found = builder.call(all_of, [x.element(-0.0), builder.load(total)], fastmath=FLAGS)
+                found = cgutils.alloca_once_value(builder, spread(builder, found, 1))
                 with cgutils.for_range_slice(builder, whole, width, one, lo.type) as (c, _):
-                    product = builder.fmul(weight.load_row(row, c, 1), x.load_row(t, c, 1), flags=FLAGS)
-                    add_to(to, builder.extract_element(product, INDEX(0)))
+                    part = builder.fmul(weight.load_row(row, c, 1), x.load_row(t, c, 1), flags=FLAGS)
+                    builder.store(builder.fadd(builder.load(found), part, flags=FLAGS), found)
+                to = builder.add(start, builder.sub(place, lo))
+                out.store(builder.fadd(out.load(to, 1), builder.load(found), flags=FLAGS), to)
 
         fours = builder.add(lo, builder.and_(builder.sub(hi, lo), lo.type(-4)))
         with cgutils.for_range_slice(builder, lo, fours, lo.type(4), lo.type) as (j, _):
