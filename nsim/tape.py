@@ -242,7 +242,8 @@ def _held(vjp) -> list:
 def saved_bytes(value) -> int:
     """Bytes that the tape behind `value` (Tensor or Spikes) keeps for the backward pass; parameters are not counted.
 
-    The input batch is counted, although the caller may hold it anyway.
+    The input batch is counted, although the caller may hold it anyway. What is freed in pieces of 32 MB and more is
+    kept for the next arrays, up to 512 MB, until `nsim.arrays.release()`.
     """
     if value.node is None:
         return 0

@@ -1,13 +1,12 @@
 """A small spiking residual network, band=None, against torch: convolutions, pooling, addition, one autograd."""
 
 import numpy as np
-import pytest
+import torch
 
 import nsim
 from nsim import Spikes, losses, nn
 from tests.test_torch import Spike
 
-torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 F = torch.nn.functional
 DT, BETA, BETA_OUT = 1e-3, np.exp(-1e-3 / 10e-3), np.exp(-1e-3 / 20e-3)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from nsim import LI, LIF, Spikes, losses, nn, saved_bytes
+from nsim import LI, LIF, Spikes, arrays, losses, nn, saved_bytes
 from tests import cases
 
 SIZES = (200, 100, 100, 20)
@@ -75,6 +75,21 @@ def test_saved_bytes_are_what_is_freed(kind):
         assert saved_bytes(loss) == 0
         new = sum(tensor.grad.nbytes for tensor in net.parameters())  # the old ones were not traced
         assert abs(held + new - traced() - saved) < 0.02 * saved
+
+
+def test_saved_bytes_of_large_arrays():
+    """Their memory is kept for the next, until it is given back."""
+    net, dense = cases.network(sizes=(200, 1000, 20), neuron={"band": None}), cases.counts(64, 200, 200, density=0.03)
+    forward(net, dense).backward()
+    arrays.release()
+    with tracing():
+        loss = forward(net, dense)
+        saved, held = saved_bytes(loss), traced()
+        assert saved > arrays.LARGE
+        del loss
+        assert held - traced() < 0.5 * saved
+        arrays.release()
+        assert abs(held - traced() - saved) < 0.02 * saved
 
 
 def row_pointers(batch, steps, kept):

@@ -190,6 +190,19 @@ def test_layers_of_one_model_share_their_kernels(name):
         assert kernels[0] is kernels[1]
 
 
+@pytest.mark.parametrize("name", SPIKING)
+def test_kernels_of_a_model_are_not_compiled_for_each_surrogate(name):
+    """Nor for bands, sizes, delays and recurrence: one kernel of each direction, compiled once for all of them."""
+    seen = []
+    for k, surrogate in enumerate((FastSigmoid(), FastSigmoid(50), ATan(), Boxcar())):
+        neuron = MODELS[name](surrogate=surrogate, band=0.1 * k or None)
+        layer = nn.Dense(9, 3 + k, neuron, recurrent=bool(k % 2), delay=k, bias=k > 1)
+        layer(cases.spikes()).counts().sum().backward()
+        kernels = [backend.compiled(layer, direction) for direction in ("forward", "backward")]
+        seen.append([(kernel, len(kernel.signatures)) for kernel in kernels])
+    assert all(each == seen[0] for each in seen)
+
+
 @pytest.mark.parametrize(
     "one, other",
     [(1, 1.0), (1, True), ("a", "b"), (np.zeros(2), np.zeros(3)), (np.zeros(2), np.ones(2)), ([1, 2], [1, 3]),

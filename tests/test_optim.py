@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from nsim import LI, nn, optim
 from nsim.errors import GradientError, ParameterError, ShapeError, TrainingError
@@ -42,7 +43,6 @@ def run(opt, params, grads):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_to_torch(kind, dtype):
-    torch = pytest.importorskip("torch")
     cls, name, options = KINDS[kind]
     params, grads = parameters(dtype), gradients(40, dtype)
     grads[3][1] = grads[20][1] = None  # a parameter without a gradient stays, and its own clock too

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,6 @@ from nsim.spatial import add, flatten, pool2d
 from nsim.sweeps import SpikesGrad
 from nsim.windows import Windows
 from tests import cases
-
-torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 
 SPACE = (7, 6, 3)
 BATCH, STEPS, N = 3, 4, 7 * 6 * 3

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 import nsim
 from nsim import LI, Spikes, Tensor, losses, nn, optim
-
-torch = pytest.importorskip("torch", reason="torch is part of the dev extra: make test installs it")
 
 DT, SLOPE = 1e-3, 100.0
 
