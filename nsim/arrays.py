@@ -2,7 +2,7 @@
 
 NumPy aligns large arrays to 16 bytes. At 200 neurons a sweep takes 1.2 to 1.4 times as long with those.
 
-The memory of arrays of LARGE bytes and more, which only the dense gradient needs, is kept for the next one of their
+The memory of arrays of LARGE bytes and more, mostly those of the dense gradient, is kept for the next one of their
 size. The C library would give it back to the system each time, which clears it page by page before it is lent again:
 up to half of the time of a training step. At most IDLE bytes lie idle, and none after `release()`.
 """

@@ -1,4 +1,4 @@
-"""Operations on Spikes that have no neurons: pooling, flattening, addition; each with its gradient beside it.
+"""Operations on Spikes that have no neurons: dropout, flattening, pooling, addition; each with its gradient beside it.
 
 What they give carries an active set of its own (the pooled or united sites of those below), so that a gradient exists
 only where it can go on. Nothing of size [B, T, N] is made unless the active set below is dense already.
@@ -12,7 +12,7 @@ from nsim.active import Active
 from nsim.backend import device_of, per_device
 from nsim.errors import EventError, ShapeError
 from nsim.events import Spikes, index_dtype
-from nsim.kernels import merge
+from nsim.kernels import batch, merge
 from nsim.kernels import pool as kernels
 from nsim.kernels.drive import Rows
 from nsim.kernels.jit import padded
@@ -30,6 +30,41 @@ def derived(indptr, indices, shape, dtype) -> Active:
     if indptr is None:
         return Active(None, None, np.broadcast_to(np.zeros((), dtype), shape))
     return Active(indptr, indices, np.empty(0, dtype))
+
+
+@per_device
+def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
+    """Leave out events with probability p and scale the others by 1 / (1 - p).
+
+    The choice is a hash of (seed, sample, neuron), and of the step too with `per_event`: the same at an event and at
+    the active site under it, so that the gradient is exact and nothing has to be kept for it.
+    """
+    size, steps, n = spikes.shape
+    scale = np.float32(1 / (1 - p))
+    kept = np.empty(spikes.n_events, np.bool_)
+    over(batch.keep_mask, size * steps, spikes.indptr, spikes.indices, steps, seed, p, per_event, kept)
+    ends = np.concatenate(([0], np.cumsum(kept)))
+    values = np.full(int(ends[-1]), scale) if spikes.values is None else spikes.values[kept] * scale
+    out, active = spikes._like(indptr=ends[spikes.indptr], indices=spikes.indices[kept], values=values), spikes.active
+
+    def masked(grad, steps, lists=None):
+        """A gradient at the neurons of lists, one for each sample and step; without lists at every neuron."""
+        if lists is None:
+            number = size * steps
+            lists = np.arange(number + 1) * n, np.tile(np.arange(n, dtype=index_dtype(n)), number)
+        mask = np.empty(grad.size, np.bool_)
+        over(batch.keep_mask, size * steps, *lists, steps, seed, p, per_event, mask)
+        return grad * (mask.reshape(grad.shape) * scale)
+
+    def vjp(grad):
+        closest = grad.closest
+        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
+            closest = masked(closest, 1)
+        return (
+            SpikesGrad(masked(grad.active, steps, None if active.dense else (active.indptr, active.indices)), closest),
+        )
+
+    return record("dropout", out, (spikes,), vjp)
 
 
 def flatten(spikes: Spikes) -> Spikes:

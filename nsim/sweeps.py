@@ -1,4 +1,4 @@
-"""Operations on Spikes: a layer's sweep, the readout's sweep, counts, dropout; each with its gradient beside it."""
+"""Operations on Spikes: a layer's sweep, the readout's sweep, counts; each with its gradient beside it."""
 
 from __future__ import annotations
 
@@ -349,41 +349,6 @@ def _entries(indptr, spikes):
     size, steps, _ = spikes.shape
     begins = np.arange(size) * steps
     return indptr[begins], indptr[begins + (steps if spikes.lengths is None else spikes.lengths)]
-
-
-@per_device
-def dropout(spikes: Spikes, p: float, seed: int, per_event: bool) -> Spikes:
-    """Leave out events with probability p and scale the others by 1 / (1 - p).
-
-    The choice is a hash of (seed, sample, neuron), and of the step too with `per_event`: the same at an event and at
-    the active site under it, so that the gradient is exact and nothing has to be kept for it.
-    """
-    size, steps, n = spikes.shape
-    scale = np.float32(1 / (1 - p))
-    kept = np.empty(spikes.n_events, np.bool_)
-    over(batch.keep_mask, size * steps, spikes.indptr, spikes.indices, steps, seed, p, per_event, kept)
-    ends = np.concatenate(([0], np.cumsum(kept)))
-    values = np.full(int(ends[-1]), scale) if spikes.values is None else spikes.values[kept] * scale
-    out, active = spikes._like(indptr=ends[spikes.indptr], indices=spikes.indices[kept], values=values), spikes.active
-
-    def masked(grad, steps, lists=None):
-        """A gradient at the neurons of lists, one for each sample and step; without lists at every neuron."""
-        if lists is None:
-            number = size * steps
-            lists = np.arange(number + 1) * n, np.tile(np.arange(n, dtype=index_dtype(n)), number)
-        mask = np.empty(grad.size, np.bool_)
-        over(batch.keep_mask, size * steps, *lists, steps, seed, p, per_event, mask)
-        return grad * (mask.reshape(grad.shape) * scale)
-
-    def vjp(grad):
-        closest = grad.closest
-        if closest is not None and not per_event:  # the factors of the events of a neuron are 1 on average
-            closest = masked(closest, 1)
-        return (
-            SpikesGrad(masked(grad.active, steps, None if active.dense else (active.indptr, active.indices)), closest),
-        )
-
-    return record("dropout", out, (spikes,), vjp)
 
 
 def to(spikes: Spikes, device: str) -> Spikes:

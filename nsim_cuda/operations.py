@@ -223,7 +223,7 @@ def counts(spikes: DeviceSpikes, wake: bool = False) -> Tensor:
 
 
 def dropout(spikes: DeviceSpikes, p: float, seed, per_event: bool) -> DeviceSpikes:
-    """See `nsim.sweeps.dropout`; the same choice, by the same hash."""
+    """See `nsim.spatial.dropout`; the same choice, by the same hash."""
     (size, steps, n), rows = spikes.shape, spikes.ptr.shape[0]
     scale, active = np.float32(1 / (1 - p)), spikes.active
 

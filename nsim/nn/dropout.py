@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsim import sweeps
+from nsim import spatial
 from nsim.checks import number, one_of
 from nsim.events import Spikes
 from nsim.nn.module import Stateless
@@ -39,7 +39,7 @@ class Dropout(Stateless):
         place = sum(ord(c) * 31**k for k, c in enumerate(self.name))
         draw = np.random.SeedSequence((*self._key, place, self.calls)).generate_state(1, np.uint64)[0]
         self.calls += 1
-        return sweeps.dropout(spikes, self.p, draw, self.per == "event")
+        return spatial.dropout(spikes, self.p, draw, self.per == "event")
 
     def simulate(self, spikes):
         """Simulation has no dropout: the input as it is."""
