@@ -27,38 +27,35 @@ def reader(count):
 
 
 @cache
-def writer(count):
-    """A function write(a, n, values) with a[k, n] = values[k] for k below count."""
+def _changer(count, change):
+    """A function f(a, n, values) that calls change(a, k, n, values[k]) for k below count."""
     if count == 0:
         return inlined(lambda a, n, values: None)
-    head, last = writer(count - 1), count - 1
+    head, last = _changer(count - 1, change), count - 1
 
     @inlined
-    def write(a, n, values):
+    def change_all(a, n, values):
         head(a, n, values)
-        a[last, n] = values[last]
+        change(a, last, n, values[last])
 
-    return write
+    return change_all
 
 
-@cache
-def adder(count):
-    """A function add(a, n, values) with a[k, n] += values[k] for k below count."""
-    if count == 0:
-        return inlined(lambda a, n, values: None)
-    head, last = adder(count - 1), count - 1
+@inlined
+def put(a, k, n, value):
+    """a[k, n] = value"""
+    a[k, n] = value
 
-    @inlined
-    def add(a, n, values):
-        head(a, n, values)
-        a[last, n] += values[last]
 
-    return add
+@inlined
+def add(a, k, n, value):
+    """a[k, n] += value"""
+    a[k, n] += value
 
 
 @intrinsic
 def _add_in_vector(typingctx, a, k, n, value):
-    """See `vector_adder`."""
+    """See `add_in_vector`."""
 
     def codegen(context, builder, signature, args):
         _, k, n, value = args
@@ -77,22 +74,22 @@ def _add_in_vector(typingctx, a, k, n, value):
 
 @inlined
 def add_in_vector(a, k, n, value):
-    """a[k, n] += value, a plain function around the intrinsic for the disk cache (see bits.py)."""
+    """a[k, n] += value, where the row is read as vectors next. A vector that is read right after one number of it was
+    written waits for that to reach the cache, some twenty cycles; so a whole vector is written here. The rows of `a`
+    are multiples of 16. (A plain function around the intrinsic for the disk cache: see bits.py.)"""
     _add_in_vector(a, k, n, value)
 
 
-@cache
+def writer(count):
+    """A function write(a, n, values) with a[k, n] = values[k] for k below count."""
+    return _changer(count, put)
+
+
+def adder(count):
+    """A function add(a, n, values) with a[k, n] += values[k] for k below count."""
+    return _changer(count, add)
+
+
 def vector_adder(count):
-    """The same as `adder`, where the row is read as vectors next. A vector that is read right after one number of it
-    was written waits for that to reach the cache, some twenty cycles; so a whole vector is written here. The rows of
-    `a` are multiples of 16."""
-    if count == 0:
-        return inlined(lambda a, n, values: None)
-    head, last = vector_adder(count - 1), count - 1
-
-    @inlined
-    def add(a, n, values):
-        head(a, n, values)
-        add_in_vector(a, last, n, values[last])
-
-    return add
+    """The same by `add_in_vector`."""
+    return _changer(count, add_in_vector)
